@@ -1,0 +1,56 @@
+# `make run` and `make test` each set up everything they need; repeated calls are quick. `make help` lists the rest.
+# Needed to begin with: make and a python3 of 3.11 or later. PYTHON=python3.12 names another interpreter.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8080
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check fmt setup lab clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.runtime ## start `sidecar demo` (PORT=8080): no broker, no file, live traffic to curl
+	$(BIN)/sidecar demo --port $(PORT)
+
+test: lab check ## everything: system packages, `make check`, the whole suite (ARGS="-k words" narrows it)
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.development ## ruff, mypy --strict, import-linter; changes nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.development ## format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+setup: $(VENV)/.development ## the virtual environment with all that tests and checks need
+	@true
+
+lab: ## the real programs the tests use (RabbitMQ, nginx, Chromium), by apt where they are missing
+	@tests/lab/install
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) .lab build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: an environment is made anew only where the files that describe it have changed.
+$(VENV)/.made:
+	@tests/lab/install python "$(PYTHON)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --constraint constraints.txt pip
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.made pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.development: $(VENV)/.runtime
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
