@@ -1,0 +1,1 @@
+"""The configuration: YAML to checked values, every mistake with its place."""

@@ -1,0 +1,189 @@
+"""What a configuration says, once it has been read: frozen values, with their defaults and their descriptions.
+
+Strategy: this is the one place where a key is made. A key is a field here: its name, its type (from
+`sidecar.config.values` where it has a grammar of its own), its default, and the docstring under it, which becomes the
+description in the JSON Schema. What a value must be by itself stands in its type; what concerns several keys at once
+stands in `sidecar.config.checks`. Durations are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from sidecar.config.values import (
+    Bind,
+    BindingKeys,
+    BrokerHeartbeat,
+    BrokerUrls,
+    Duration,
+    DurationRange,
+    ExchangeName,
+    FileName,
+    PathText,
+    Period,
+    Size,
+    Table,
+    TemplateText,
+)
+
+EVENT_FIELDS = ("routing_key", "exchange", "type", "message_id", "app_id")
+"""What of a message a template or a filter may name, besides ``headers.NAME``."""
+
+SOURCES = ("exchange",)
+"""The keys of a route of which exactly one says where its messages come from."""
+
+
+class Settings(BaseModel):
+    """The ground of all models: frozen, and an unknown key is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+class BrokerTls(Settings):
+    """TLS towards the broker."""
+
+    ca: FileName | None = None
+    """The certificates (PEM) of the authorities to trust; absent: the system's."""
+    certificate: FileName | None = None
+    """The client certificate (PEM), for brokers that ask for one."""
+    key: FileName | None = None
+    """The client certificate's private key (PEM)."""
+
+
+class Reconnect(Settings):
+    """How long to wait before the next try to connect: a random time up to a bound that doubles from min to max."""
+
+    min: Period = 0.5
+    """The first bound."""
+    max: Period = 30.0
+    """The last bound."""
+
+
+class BrokerSettings(Settings):
+    """The message broker."""
+
+    url: BrokerUrls = Field(
+        default_factory=lambda: [SecretStr("amqp://guest:guest@localhost:5672/")], min_length=1, validate_default=False
+    )
+    """One URL, or a list tried in turn: amqp, amqps, or memory:// for the embedded broker."""
+    tls: BrokerTls | None = None
+    """Certificates; for amqps only."""
+    heartbeat: BrokerHeartbeat = 30.0
+    """AMQP's heartbeat: a connection silent for twice this long is given up."""
+    reconnect: Reconnect = Reconnect()
+    """The waits between tries, with full jitter."""
+
+
+class ServerTls(Settings):
+    """TLS of a listener, offering h2 and http/1.1 by ALPN."""
+
+    certificate: FileName
+    """The certificate chain (PEM)."""
+    key: FileName
+    """The private key (PEM)."""
+
+
+class Listener(Settings):
+    """An address that serves the routes."""
+
+    bind: Bind
+    """host:port, [v6]:port or unix:/path."""
+    tls: ServerTls | None = None
+    """Certificates; absent: HTTP/1.1, and HTTP/2 by prior knowledge, in clear text."""
+
+
+class Admin(Settings):
+    """The listener for operators: health, metrics, debug page. Keep it private."""
+
+    bind: Bind = "127.0.0.1:9400"
+    """host:port, [v6]:port or unix:/path."""
+    publish: bool = False
+    """Whether POST /publish/{exchange}/{routing_key} is served."""
+
+
+class Drain(Settings):
+    """How the end comes."""
+
+    within: Duration = 20.0
+    """The time over which open streams are ended."""
+
+
+class Declare(Settings):
+    """How the exchange is declared. It must not exist already in another form."""
+
+    type: Literal["direct", "topic", "fanout", "headers"]
+    """The exchange's type."""
+    durable: bool = True
+    """Whether it outlives a restart of the broker."""
+    auto_delete: bool = False
+    """Whether it goes with its last binding."""
+    internal: bool = False
+    """Whether clients may not publish to it."""
+    arguments: Table = Field(default_factory=dict)
+    """Further arguments, such as alternate-exchange."""
+
+
+class BacklogLimits(Settings):
+    """What one reader may fall behind before something is done about it."""
+
+    events: Annotated[int, Field(ge=1)] = 1000
+    """The most events waiting."""
+    bytes: Size = 1024 * 1024
+    """The most bytes waiting; one larger event passes alone."""
+    when_full: Literal["disconnect", "drop_oldest"] = "disconnect"
+    """disconnect ends the stream; drop_oldest drops events and says so with a reset."""
+
+
+class RouteOptions(Settings):
+    """Everything a route may say but its path and its source; what `defaults` may hold."""
+
+    binding_key: BindingKeys = Field(default_factory=lambda: ["#"], min_length=1)
+    """One binding key or a list. May hold {parameter} of the path and {query.name}."""
+    binding_headers: Table | None = None
+    """A headers exchange's arguments: x-match, and the headers to match; texts may hold placeholders."""
+    declare: Declare | None = None
+    """How to declare the exchange; absent: it must exist already."""
+    event: TemplateText | None = None
+    """The event's type, a template over the message's fields and the route's parameters; absent: none."""
+    data: Literal["body", "envelope"] = "body"
+    """body sends the message's body; envelope one JSON object with its properties too."""
+    where: dict[str, TemplateText] = Field(default_factory=dict)
+    """Message fields and the values they must have; messages that differ are not sent."""
+    heartbeat: Period = 15.0
+    """A comment is sent after that long without a byte."""
+    retry: DurationRange = (2.0, 6.0)
+    """How long a browser waits before it reconnects; each connection gets its own value in the range."""
+    max_age: Period | None = None
+    """Streams end after that long, jittered down to 80 %; absent: never."""
+    backlog: BacklogLimits = BacklogLimits()
+    """What one reader may fall behind."""
+    overload: Literal["retry", "503"] = "retry"
+    """What a stream that cannot be served now gets: 200 with a retry, or an honest 503."""
+
+
+class Route(RouteOptions):
+    """A path, and the messages it serves as an event stream."""
+
+    path: PathText
+    """The path; {name} is one whole segment; the most specific route wins."""
+    exchange: ExchangeName
+    """The source: an exchange of the broker, subscribed live."""
+
+
+class Config(Settings):
+    """The whole configuration."""
+
+    broker: BrokerSettings = BrokerSettings()
+    """The message broker."""
+    listen: list[Listener] = Field(default_factory=lambda: [Listener(bind="0.0.0.0:8080")], min_length=1)
+    """The public addresses."""
+    admin: Admin = Admin()
+    """The operators' address."""
+    drain: Drain = Drain()
+    """How the end comes."""
+    defaults: RouteOptions = RouteOptions()
+    """What every route says that does not say otherwise; mappings are merged key by key."""
+    routes: list[Route] = Field(default_factory=list)
+    """The paths and what they serve."""

@@ -1,0 +1,248 @@
+"""The small grammars inside the configuration's values: durations, sizes, ranges, addresses, keys, templates.
+
+Strategy: each grammar is one function from text to value that raises `GrammarError` with a fact and a way out, and one
+annotated type made of it, which brings along its JSON Schema. From YAML every scalar arrives as text (see
+`sidecar.config.tree`); a value that is already of the right type passes, so models can be built in Python too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
+
+from sidecar.routing import PathPattern, PatternError
+from sidecar.template import Template, TemplateError
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{kind}": base**power
+    for power, prefixes in enumerate(("kK", "M", "G", "T"), start=1)
+    for prefix in prefixes
+    for kind, base in (("B", 1000), ("iB", 1024))
+}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", re.ASCII)
+_BIND = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})", re.ASCII)
+_HIDDEN = re.compile(r"://[^/\s]*@")
+
+INTERPOLATED = r"\$\{.+\}"
+
+
+class GrammarError(ValueError):
+    """A value is no good: what is wrong, and what would be right. Neither holds a secret."""
+
+    def __init__(self, fact: str, way_out: str = "") -> None:
+        super().__init__(fact)
+        self.fact = fact
+        self.way_out = way_out
+
+
+def shown(value: object) -> str:
+    """A value as a mistake may quote it: as it stands in the file, short, and without a URL's user and password."""
+    text = str(getattr(value, "source", value))
+    text = _HIDDEN.sub("://…@", text)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def seconds(text: str) -> float:
+    """``250ms``, ``15s``, ``5m``, ``24h``, ``7d`` in seconds."""
+    if not (match := _DURATION.fullmatch(text)):
+        raise GrammarError(f"{shown(text)} is no duration", "a number with ms, s, m, h or d, like 15s")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def octets(text: str) -> int:
+    """``64KiB``, ``10MB`` or a plain number in bytes."""
+    match = _SIZE.fullmatch(text)
+    if not match or match[2] not in _UNITS:
+        raise GrammarError(
+            f"{shown(text)} is no size", "bytes, or a number with KiB, MiB, GiB, kB, MB or GB, like 64KiB"
+        )
+    return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
+
+
+def seconds_range(text: str) -> tuple[float, float]:
+    """``2s-6s`` as two numbers of seconds; one duration alone is both ends."""
+    low, dash, high = text.partition("-")
+    ends = (seconds(low.strip()), seconds(high.strip()) if dash else seconds(low.strip()))
+    if ends[0] > ends[1]:
+        raise GrammarError(f"{shown(text)} begins above its end", f"write {high.strip()}-{low.strip()}")
+    return ends
+
+
+def bind_address(text: str) -> str:
+    """``host:port``, ``[v6]:port`` or ``unix:/path``, checked and unchanged."""
+    if text.startswith("unix:"):
+        if not text.startswith("unix:/") or text.endswith("/"):
+            raise GrammarError(
+                f"{shown(text)} is no socket's path", "unix: and an absolute path, like unix:/run/sidecar.sock"
+            )
+        return text
+    match = _BIND.fullmatch(text)
+    if not match or int(match["port"]) > 65535:
+        raise GrammarError(
+            f"{shown(text)} is no address", "host:port, [v6 address]:port or unix:/path, like 0.0.0.0:8080"
+        )
+    return text
+
+
+def broker_url(text: str) -> str:
+    """An ``amqp``, ``amqps`` or ``memory`` URL, checked and unchanged. Never quoted: it holds a password."""
+    scheme = text.partition("://")[0].lower()
+    if scheme not in ("amqp", "amqps", "memory") or "://" not in text:
+        raise GrammarError(
+            "no broker's URL", "amqp://, amqps:// or memory://, like amqp://user:password@host:5672/vhost"
+        )
+    try:
+        parts = urlsplit(text)
+        complete = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        complete = False
+    if scheme == "memory" and text != "memory://":
+        raise GrammarError("the embedded broker has no address", "write memory://")
+    if scheme != "memory" and not complete:
+        raise GrammarError("a URL without a usable host and port", f"{scheme}://user:password@host:5672/vhost")
+    return text
+
+
+def template(text: str) -> str:
+    """A template (`sidecar.template`), checked and unchanged."""
+    try:
+        Template.parse(text)
+    except TemplateError as error:
+        raise GrammarError(f"{error.fact} at character {error.offset + 1}", "placeholders are {name}") from None
+    return text
+
+
+def path_pattern(text: str) -> str:
+    """A route's path (`sidecar.routing`), checked and unchanged."""
+    try:
+        PathPattern.parse(text)
+    except PatternError as error:
+        raise GrammarError(error.fact, f"at character {error.offset + 1}; a path is like /events/{{name}}") from None
+    return text
+
+
+def binding_key(text: str) -> str:
+    """A binding key (AMQP 0-9-1 §3.1.3.3) with placeholders, checked and unchanged."""
+    # A placeholder gives at least one byte, so what stands around them may not fill a short string by itself.
+    plain = Template.parse(template(text)).render(lambda _name: "x")
+    if len(plain.encode("utf-8", "surrogatepass")) > 255:
+        raise GrammarError("a binding key longer than 255 bytes", "AMQP allows 255")
+    for word in plain.split("."):
+        if len(word) > 1 and ("*" in word or "#" in word):
+            raise GrammarError(
+                f"the word {shown(word)} mixes a wildcard with text", "* and # are words of their own: a.*.b"
+            )
+    return text
+
+
+def exchange_name(text: str) -> str:
+    """An exchange that can be bound; no placeholders."""
+    if not text:
+        raise GrammarError("the default exchange cannot be bound", "name an exchange")
+    if "{" in text:
+        raise GrammarError("an exchange's name takes no placeholders", "put them into binding_key")
+    if len(text.encode("utf-8", "surrogatepass")) > 255:
+        raise GrammarError("an exchange's name longer than 255 bytes", "AMQP allows 255")
+    return text
+
+
+def _file(text: str | Path, info: ValidationInfo) -> Path:
+    """An existing file; a relative path is taken from the configuration's folder."""
+    folder = (info.context or {}).get("folder", Path())
+    path = Path(folder, str(text))
+    if not path.is_file():
+        raise GrammarError(
+            f"there is no file {shown(text)}", f"looked for {shown(path)}" if path != Path(str(text)) else ""
+        )
+    return path
+
+
+def _table(value: object) -> object:
+    """The plain values of a free mapping (an AMQP table), each typed as YAML 1.1 does."""
+    if isinstance(value, Mapping):
+        return {str(key): _table(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_table(item) for item in value]
+    return _field(getattr(value, "value", value))
+
+
+def _field(value: object) -> object:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        raise GrammarError(f"{value} is a day, and AMQP knows points in time only", "quote it, or add the time")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise GrammarError("a number of more than 64 bits", "quote it")
+    return value
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+def _read(parse: Any) -> BeforeValidator:
+    """Parse what is text; leave alone what has its type already."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+def _positive(value: float) -> float:
+    if value <= 0:
+        raise GrammarError("must be more than nothing")
+    return value
+
+
+def _heartbeat(value: float) -> float:
+    if not 1 <= value <= 65535 or value % 1:
+        raise GrammarError("AMQP counts heartbeats in whole seconds from 1s to 65535s")
+    return value
+
+
+def _text_schema(*, pattern: str | None = None, **more: object) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", **({"pattern": pattern} if pattern else {}), **more})
+
+
+_DURATION_SCHEMA = _text_schema(pattern=rf"^\d+(\.\d+)?(ms|s|m|h|d)$|{INTERPOLATED}", examples=["250ms", "15s", "24h"])
+_ONE_OR_MORE = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+
+Duration = Annotated[float, _read(seconds), _DURATION_SCHEMA]
+Period = Annotated[float, AfterValidator(_positive), _read(seconds), _DURATION_SCHEMA]
+BrokerHeartbeat = Annotated[float, AfterValidator(_heartbeat), _read(seconds), _DURATION_SCHEMA]
+DurationRange = Annotated[
+    tuple[float, float],
+    _read(seconds_range),
+    _text_schema(pattern=rf"^[\d.]+(ms|s|m|h|d)( ?- ?[\d.]+(ms|s|m|h|d))?$|{INTERPOLATED}", examples=["2s-6s"]),
+]
+Size = Annotated[
+    int,
+    AfterValidator(_positive),
+    _read(octets),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": rf"^\d+(\.\d+)? ?([kK]|[KMGT]i|[MGT])?B?$|{INTERPOLATED}"},
+            ],
+            "examples": ["64KiB", "10MB"],
+        }
+    ),
+]
+Bind = Annotated[str, AfterValidator(bind_address), _text_schema(examples=["0.0.0.0:8080", "unix:/run/sidecar.sock"])]
+FileName = Annotated[Path, BeforeValidator(_file), _text_schema()]
+PathText = Annotated[str, AfterValidator(path_pattern), _text_schema(examples=["/events/orders/{order}"])]
+ExchangeName = Annotated[str, AfterValidator(exchange_name)]
+TemplateText = Annotated[str, AfterValidator(template)]
+BindingKeys = Annotated[
+    list[Annotated[str, AfterValidator(binding_key)]], BeforeValidator(_listed), WithJsonSchema(_ONE_OR_MORE)
+]
+BrokerUrls = Annotated[
+    list[Annotated[SecretStr, BeforeValidator(broker_url)]],
+    BeforeValidator(_listed),
+    WithJsonSchema(_ONE_OR_MORE),
+]
+Table = Annotated[dict[str, Any], BeforeValidator(_table), WithJsonSchema({"type": "object"})]
