@@ -39,9 +39,11 @@ class ResetReason(Reason):
 
     BROKER_RECONNECTED = "broker_reconnected", "The broker was away for a while."
     SLOW = "slow", "The client read too slowly and the oldest events of its backlog were dropped."
+    UNKNOWN_ID = "unknown_id", "The client's last event ID means nothing here."
 
 
 class DropReason(Reason):
     """Why an event that had found its subscriber was not sent to it."""
 
     SLOW = "slow", "The client read too slowly and its backlog was full."
+    UNENCODABLE = "unencodable", "The message could not be made an event; the log says why."
