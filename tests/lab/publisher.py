@@ -1,0 +1,74 @@
+"""Messages from somebody else: a blocking publisher on pika, which shares no code with the product.
+
+Strategy: every publish is confirmed by the broker (and mandatory where asked), so that a test knows the message was
+there. Calls block for about a millisecond; tests on trio make them directly, long runs in a worker thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pika
+import pika.exceptions
+
+
+class Publisher:
+    """One AMQP connection with one channel in confirm mode."""
+
+    def __init__(self, url: str) -> None:
+        parameters = pika.URLParameters(url)
+        parameters.heartbeat = 0  # nobody serves it between calls
+        self._connection = pika.BlockingConnection(parameters)
+        self._channel = self._connection.channel()
+        self._channel.confirm_delivery()
+
+    def exchange(self, name: str, type_: str, **options: Any) -> None:
+        """Declare an exchange."""
+        self._channel.exchange_declare(name, type_, **options)
+
+    def delete_exchange(self, name: str) -> None:
+        """Delete an exchange."""
+        self._channel.exchange_delete(name)
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes | str,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        mandatory: bool = False,
+        **properties: Any,
+    ) -> None:
+        """One message, confirmed. With ``mandatory`` one that no queue took raises pika's UnroutableError."""
+        octets = body.encode() if isinstance(body, str) else body
+        basic = pika.BasicProperties(headers=dict(headers) if headers else None, **properties)
+        self._channel.basic_publish(exchange, routing_key, octets, basic, mandatory=mandatory)
+
+    def exchanges_exist(self, *names: str) -> bool:
+        """Whether all of them exist, asked passively on a channel of its own (a no closes it)."""
+        for name in names:
+            channel = self._connection.channel()
+            try:
+                channel.exchange_declare(name, passive=True)
+            except pika.exceptions.ChannelClosedByBroker:
+                return False
+            channel.close()
+        return True
+
+    def close(self) -> None:
+        """Close the connection."""
+        with contextlib.suppress(pika.exceptions.AMQPError):
+            self._connection.close()
+
+
+@contextlib.contextmanager
+def publishing(url: str) -> Iterator[Publisher]:
+    """A publisher for a block."""
+    publisher = Publisher(url)
+    try:
+        yield publisher
+    finally:
+        publisher.close()
