@@ -133,13 +133,9 @@ def binding_key(text: str) -> str:
     """A binding key (AMQP 0-9-1 §3.1.3.3) with placeholders, checked and unchanged."""
     # A placeholder gives at least one byte, so what stands around them may not fill a short string by itself.
     plain = Template.parse(template(text)).render(lambda _name: "x")
-    if len(plain.encode("utf-8", "surrogatepass")) > 255:
-        raise GrammarError("a binding key longer than 255 bytes", "AMQP allows 255")
-    for word in plain.split("."):
-        if len(word) > 1 and ("*" in word or "#" in word):
-            raise GrammarError(
-                f"the word {shown(word)} mixes a wildcard with text", "* and # are words of their own: a.*.b"
-            )
+    _short_string(plain, "a binding key")
+    if any(len(word) > 1 and ("*" in word or "#" in word) for word in plain.split(".")):
+        raise GrammarError(f"{shown(text)} mixes a wildcard with text", "* and # are words of their own, like a.*.b")
     return text
 
 
@@ -149,19 +145,24 @@ def exchange_name(text: str) -> str:
         raise GrammarError("the default exchange cannot be bound", "name an exchange")
     if "{" in text:
         raise GrammarError("an exchange's name takes no placeholders", "put them into binding_key")
-    if len(text.encode("utf-8", "surrogatepass")) > 255:
-        raise GrammarError("an exchange's name longer than 255 bytes", "AMQP allows 255")
+    _short_string(text, "an exchange's name")
     return text
 
 
-def _file(text: str | Path, info: ValidationInfo) -> Path:
+def _short_string(text: str, what: str) -> None:
+    """AMQP 0-9-1 §4.2.5.3: short strings carry up to 255 octets."""
+    if len(text.encode("utf-8", "surrogatepass")) > 255:
+        raise GrammarError(f"{what} of more than 255 bytes", "AMQP allows no more")
+
+
+def _file(name: object, info: ValidationInfo) -> Path:
     """An existing file; a relative path is taken from the configuration's folder."""
-    folder = (info.context or {}).get("folder", Path())
-    path = Path(folder, str(text))
+    if not isinstance(name, str | Path):
+        raise GrammarError("must be a file's name")
+    folder = Path((info.context or {}).get("folder", ""))
+    path = folder / str(name)
     if not path.is_file():
-        raise GrammarError(
-            f"there is no file {shown(text)}", f"looked for {shown(path)}" if path != Path(str(text)) else ""
-        )
+        raise GrammarError(f"there is no file {shown(name)}", f"a path from the folder {folder.resolve()}")
     return path
 
 
@@ -176,7 +177,7 @@ def _table(value: object) -> object:
 
 def _field(value: object) -> object:
     if isinstance(value, date) and not isinstance(value, datetime):
-        raise GrammarError(f"{value} is a day, and AMQP knows points in time only", "quote it, or add the time")
+        raise GrammarError("a day, where AMQP knows points in time only", "quote it, or add the time")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise GrammarError("a number of more than 64 bits", "quote it")
     return value
@@ -232,16 +233,16 @@ Size = Annotated[
         }
     ),
 ]
-Bind = Annotated[str, AfterValidator(bind_address), _text_schema(examples=["0.0.0.0:8080", "unix:/run/sidecar.sock"])]
+Bind = Annotated[str, _read(bind_address), _text_schema(examples=["0.0.0.0:8080", "unix:/run/sidecar.sock"])]
 FileName = Annotated[Path, BeforeValidator(_file), _text_schema()]
-PathText = Annotated[str, AfterValidator(path_pattern), _text_schema(examples=["/events/orders/{order}"])]
-ExchangeName = Annotated[str, AfterValidator(exchange_name)]
-TemplateText = Annotated[str, AfterValidator(template)]
+PathText = Annotated[str, _read(path_pattern), _text_schema(examples=["/events/orders/{order}"])]
+ExchangeName = Annotated[str, _read(exchange_name)]
+TemplateText = Annotated[str, _read(template)]
 BindingKeys = Annotated[
-    list[Annotated[str, AfterValidator(binding_key)]], BeforeValidator(_listed), WithJsonSchema(_ONE_OR_MORE)
+    list[Annotated[str, _read(binding_key)]], BeforeValidator(_listed), WithJsonSchema(_ONE_OR_MORE)
 ]
 BrokerUrls = Annotated[
-    list[Annotated[SecretStr, BeforeValidator(broker_url)]],
+    list[Annotated[SecretStr, _read(broker_url)]],
     BeforeValidator(_listed),
     WithJsonSchema(_ONE_OR_MORE),
 ]

@@ -1,0 +1,227 @@
+"""What several keys must be together: parameters and paths, routes among each other, addresses, certificates.
+
+Strategy: each check is a generator over the tree of the file (`sidecar.config.tree`), so that it runs whatever else is
+wrong and its findings have a location. A check passes over what is not of the form it knows: the model has told of that
+already. `CHECKS` are over the whole document, `ROUTE_CHECKS` over one route with its defaults merged in.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from sidecar.config.model import EVENT_FIELDS, Declare, Reconnect
+from sidecar.config.tree import Finding, Location, Mapping, Place, Scalar, Tree, scalars
+from sidecar.config.values import GrammarError, seconds, shown
+from sidecar.routing import PathPattern, PatternError
+from sidecar.template import Template, TemplateError
+
+_X_MATCH = ("all", "any", "all-with-x", "any-with-x")
+_PAIR = ("certificate", "key")
+_WILDCARD_HOSTS = ("0.0.0.0", "[::]")
+
+
+def cross_check(root: Mapping, folder: Path) -> Iterator[Finding]:
+    """Everything that is wrong between keys; files are taken from `folder`."""
+    for check in CHECKS:
+        yield from check(root)
+    yield from _certificates(root, folder)
+    for index, route in enumerate(_list(root.get("routes"))):
+        if isinstance(route, Mapping):
+            for route_check in ROUTE_CHECKS:
+                for finding in route_check(route):
+                    yield finding._replace(at=("routes", index, *finding.at))
+
+
+def _list(tree: Tree) -> list[Tree]:
+    return tree if isinstance(tree, list) else []
+
+
+def _mapping(tree: Tree) -> Mapping:
+    return tree if isinstance(tree, Mapping) else Mapping(Place(1, 1))
+
+
+def _broker_urls(root: Mapping) -> Iterator[Finding]:
+    broker = _mapping(root.get("broker"))
+    schemes = [(at, url.partition("://")[0].lower()) for at, url in scalars(broker.get("url"), ("broker", "url"))]
+    if len(schemes) > 1:
+        for at, scheme in schemes:
+            if scheme == "memory":
+                yield Finding(at, "the embedded broker stands alone", "memory:// is no place to fall back to")
+    if broker.get("tls") is not None and not any(scheme == "amqps" for _, scheme in schemes):
+        yield Finding(("broker", "tls"), "TLS without an amqps URL", "write amqps:// in broker.url, or leave tls out")
+
+
+def _reconnect(root: Mapping) -> Iterator[Finding]:
+    given = _mapping(_mapping(root.get("broker")).get("reconnect"))
+    ends = Reconnect().model_dump()
+    with suppress(GrammarError):
+        ends |= {key: seconds(text) for key, text in given.items() if isinstance(text, Scalar)}
+        if ends["min"] > ends["max"]:
+            key, other = ("min", "max") if "min" in given else ("max", "min")
+            fact = f"{shown(given[key])} is {'above' if key == 'min' else 'below'} reconnect.{other}"
+            yield Finding(("broker", "reconnect", key), fact, f"reconnect.{other} is {ends[other]:g}s")
+
+
+def _addresses(root: Mapping) -> Iterator[Finding]:
+    listeners = _list(root.get("listen"))
+    found: list[tuple[Location, Tree]] = [
+        (("listen", n, "bind"), _mapping(listener).get("bind")) for n, listener in enumerate(listeners)
+    ]
+    found.append((("admin", "bind"), _mapping(root.get("admin")).get("bind")))
+    taken: list[str] = []
+    for at, bind in found:
+        if isinstance(bind, Scalar):
+            if other := next((other for other in taken if _collide(bind, other)), None):
+                yield Finding(at, f"{shown(bind)} is taken", f"another listener has {shown(other)}")
+            taken.append(bind)
+
+
+def _collide(one: str, other: str) -> bool:
+    """Whether the second of two binds would fail; a socket's path counts as a port of the host ``unix``."""
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    if port != other_port or port == "0":
+        return False
+    one_family = ("[" in host) == ("[" in other_host)
+    return host == other_host or (one_family and not {host, other_host}.isdisjoint(_WILDCARD_HOSTS))
+
+
+def _shapes(root: Mapping) -> Iterator[Finding]:
+    first: dict[object, int] = {}
+    for index, route in enumerate(_list(root.get("routes"))):
+        pattern = _pattern(_mapping(route))
+        if pattern and first.setdefault(pattern.shape, index) != index:
+            fact = f"takes the same paths as routes[{first[pattern.shape]}]"
+            yield Finding(("routes", index, "path"), fact, "give one of them another literal segment, or remove it")
+
+
+def _declarations(root: Mapping) -> Iterator[Finding]:
+    first: dict[str, tuple[int, Declare]] = {}
+    for index, route in enumerate(map(_mapping, _list(root.get("routes")))):
+        exchange, declare = route.get("exchange"), route.get("declare")
+        with suppress(ValueError):
+            if isinstance(exchange, Scalar) and declare is not None:
+                before, known = first.setdefault(exchange, (index, Declare.model_validate(declare)))
+                if known != Declare.model_validate(declare):
+                    fact = f"the exchange is declared differently in routes[{before}]"
+                    yield Finding(("routes", index, "declare"), fact, "an exchange has one form")
+
+
+def _certificates(root: Mapping, folder: Path) -> Iterator[Finding]:
+    for index, listener in enumerate(map(_mapping, _list(root.get("listen")))):
+        yield from _pair(("listen", index, "tls"), _mapping(listener.get("tls")), folder)
+    tls = _mapping(_mapping(root.get("broker")).get("tls"))
+    if (tls.get("certificate") is None) != (tls.get("key") is None):
+        yield Finding(("broker", "tls"), "a certificate and its key go together", "name both or none")
+    yield from _pair(("broker", "tls"), tls, folder)
+    if isinstance(ca := tls.get("ca"), Scalar) and (folder / ca).is_file():
+        yield from _authorities(("broker", "tls", "ca"), folder / ca)
+
+
+def _pair(at: Location, tls: Mapping, folder: Path) -> Iterator[Finding]:
+    certificate, key = (folder / name if isinstance(name := tls.get(key), Scalar) else None for key in _PAIR)
+    if certificate and key and certificate.is_file() and key.is_file():
+        try:
+            # A password is given because without one OpenSSL would ask the terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+        except (ssl.SSLError, OSError, ValueError) as error:
+            yield Finding(at, f"certificate and key do not serve: {_reason(error)}", "PEM files that belong together")
+
+
+def _authorities(at: Location, ca: Path) -> Iterator[Finding]:
+    try:
+        ssl.create_default_context(cafile=str(ca))
+    except (ssl.SSLError, OSError) as error:
+        yield Finding(at, f"no certificates in it: {_reason(error)}", "a PEM file")
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error).lower().replace("_", " ")
+
+
+def _pattern(route: Mapping) -> PathPattern | None:
+    path = route.get("path")
+    with suppress(PatternError):
+        return PathPattern.parse(path) if isinstance(path, Scalar) else None
+    return None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    with suppress(TemplateError):
+        return Template.parse(text).names
+    return ()
+
+
+def _parameters(route: Mapping) -> Iterator[Finding]:
+    """Placeholders of binding keys, binding headers and filters are parameters of the path, or of the query."""
+    pattern = _pattern(route)
+    texts = list(scalars(route.get("binding_key"), ("binding_key",)))
+    for key in ("binding_headers", "where"):
+        texts += [((key, name), text) for name, text in _mapping(route.get(key)).items() if isinstance(text, Scalar)]
+    for at, text in texts if pattern else ():
+        for name in _names(text):
+            if pattern and name not in pattern.parameters and not name.startswith("query."):
+                yield Finding(at, f"unknown parameter {{{name}}}", _known(name, pattern))
+
+
+def _known(name: str, pattern: PathPattern) -> str:
+    has = f"the path has: {', '.join(pattern.parameters)}" if pattern.parameters else "the path has none"
+    if name.startswith(("claims.", "auth.")):
+        return f"{has}; a query's are {{query.NAME}}; nobody's claims are known without access control"
+    return has
+
+
+def _event(route: Mapping) -> Iterator[Finding]:
+    event, pattern = route.get("event"), _pattern(route)
+    for name in _names(event) if isinstance(event, Scalar) and pattern else ():
+        parameters = pattern.parameters if pattern else ()
+        if name in EVENT_FIELDS and name in parameters:
+            yield Finding(("event",), f"{{{name}}} is both the message's and the path's", "rename the path's parameter")
+        elif name not in (*EVENT_FIELDS, *parameters) and not name.startswith(("headers.", "query.")):
+            known = ", ".join((*EVENT_FIELDS, "headers.NAME", *parameters))
+            yield Finding(("event",), f"unknown name {{{name}}}", f"known here: {known}")
+
+
+def _where(route: Mapping) -> Iterator[Finding]:
+    for name in _mapping(route.get("where")):
+        if name not in EVENT_FIELDS and not (name.startswith("headers.") and name != "headers."):
+            known = ", ".join((*EVENT_FIELDS, "headers.NAME"))
+            yield Finding(("where", name), "no field of a message", f"known here: {known}", on_key=True)
+
+
+def _binding_headers(route: Mapping) -> Iterator[Finding]:
+    headers = _mapping(route.get("binding_headers"))
+    for name, value in headers.items():
+        if isinstance(value, Scalar) and isinstance(value.value, str):
+            if name == "x-match" and value not in _X_MATCH:
+                yield Finding(("binding_headers", name), f"{shown(value)} is no x-match", ", ".join(_X_MATCH))
+            try:
+                Template.parse(value)
+            except TemplateError as error:
+                yield Finding(("binding_headers", name), error.fact, "placeholders are {name}")
+
+
+def _exchange_type(route: Mapping) -> Iterator[Finding]:
+    declared = _mapping(route.get("declare")).get("type")
+    if declared in ("direct", "topic", "fanout") and route.get("binding_headers") is not None:
+        yield Finding(("binding_headers",), f"a {declared} exchange takes no headers", "declare.type: headers")
+    if declared == "direct" and route.get("binding_key") is None:
+        yield Finding((), "a direct exchange without a binding_key", "name the routing key; # is no wildcard there")
+
+
+CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
+    _broker_urls,
+    _reconnect,
+    _addresses,
+    _shapes,
+    _declarations,
+)
+ROUTE_CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
+    _parameters,
+    _event,
+    _where,
+    _binding_headers,
+    _exchange_type,
+)
