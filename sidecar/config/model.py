@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import Field, SecretStr
 
+from sidecar.config.settings import Settings
 from sidecar.config.values import (
     Bind,
     BindingKeys,
@@ -31,25 +31,6 @@ from sidecar.config.values import (
 
 EVENT_FIELDS = ("routing_key", "exchange", "type", "message_id", "app_id")
 """What of a message a template or a filter may name, besides ``headers.NAME``."""
-
-
-class Settings(BaseModel):
-    """The ground of all models: frozen, and an unknown key is a mistake."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_absent(cls, given: object) -> object:
-        """``key:`` with nothing behind it is as if the key was not there."""
-        if not isinstance(given, dict):
-            return given
-        return {key: value for key, value in given.items() if value is not None or key not in cls.written()}
-
-    @classmethod
-    def written(cls) -> dict[str, FieldInfo]:
-        """The keys as they are written in a file; where a name is a word of Python's, by the field's alias."""
-        return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 class BrokerTls(Settings):

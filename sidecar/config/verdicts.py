@@ -13,7 +13,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from sidecar.config.model import Config, Settings
+from sidecar.config.model import Config
+from sidecar.config.settings import Settings
 from sidecar.config.tree import Finding, Items, Location, Mapping
 from sidecar.config.values import GrammarError, shown
 
