@@ -36,7 +36,8 @@ class Backlog:
         return len(self._blocks)
 
     def __repr__(self) -> str:
-        return f"<Backlog {len(self)}/{self.max_events} blocks, {self.size}/{self.max_bytes} bytes, {self.dropped} dropped>"
+        full = f"{len(self)}/{self.max_events} blocks, {self.size}/{self.max_bytes} bytes"
+        return f"<Backlog {full}, {self.dropped} dropped>"
 
     def push(self, block: bytes) -> bool:
         """Keep a block. False: it is full, nothing was kept, and the caller ends the stream."""
