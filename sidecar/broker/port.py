@@ -22,11 +22,11 @@ class BrokerError(Exception):
     """Something the broker would not or could not do; the text is one line, fit for a log, without secrets."""
 
 
-class BrokerAway(BrokerError):
+class BrokerAway(BrokerError):  # noqa: N818
     """There is no connection now (or it broke during the call); it will be tried again by itself."""
 
 
-class BrokerRefused(BrokerError):
+class BrokerRefused(BrokerError):  # noqa: N818
     """The broker answered no: a missing exchange, another type, no permission. Trying again at once is useless."""
 
 
