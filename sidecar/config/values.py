@@ -29,6 +29,7 @@ _UNITS = {"": 1, "B": 1} | {
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", re.ASCII)
 _BIND = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HIDDEN = re.compile(r"://[^/\s]*@")
 
 INTERPOLATED = r"\$\{.+\}"
@@ -150,7 +151,9 @@ def exchange_name(text: str) -> str:
 
 
 def _short_string(text: str, what: str) -> None:
-    """AMQP 0-9-1 §4.2.5.3: short strings carry up to 255 octets."""
+    """AMQP 0-9-1 §4.2.5.3: short strings carry up to 255 octets. Control characters are nobody's wish."""
+    if _CONTROL.search(text):
+        raise GrammarError(f"{what} with a control character", "leave it out")
     if len(text.encode("utf-8", "surrogatepass")) > 255:
         raise GrammarError(f"{what} of more than 255 bytes", "AMQP allows no more")
 
