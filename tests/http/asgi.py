@@ -105,26 +105,5 @@ async def request(
     return response
 
 
-async def publish(self, exchange: str, routing_key: str, body: bytes, properties: Properties) -> None:
-        await trio.lowlevel.checkpoint()
-        if self.error is not None:
-            raise self.error
-        self.published.append((exchange, routing_key, body, properties))
-
-    async def drain(self) -> None:
-        self.drains += 1
-        await self.streams_ended.wait()
-
-
-@pytest.fixture
-def process() -> Process:
-    return Process()
-
-
-@pytest.fixture
-def admin(process: Process) -> AdminApplication:
-    return AdminApplication(process, may_publish=True)
-
-
 async def publish(admin: AdminApplication, target: str = "/publish/orders/order.1.paid", **more: Any) -> Response:
     return await request(admin, "POST", target, **more)

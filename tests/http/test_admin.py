@@ -14,6 +14,16 @@ from sidecar.observe.reasons import CloseReason, DropReason
 from tests.http.asgi import Process, publish, request
 
 
+@pytest.fixture
+def process() -> Process:
+    return Process()
+
+
+@pytest.fixture
+def admin(process: Process) -> AdminApplication:
+    return AdminApplication(process, may_publish=True)
+
+
 async def test_livez_fails_only_when_the_process_cannot_recover(process: Process, admin: AdminApplication) -> None:
     process.problem = "the broker is away"
     assert (await request(admin, "GET", "/livez")).status == 200
