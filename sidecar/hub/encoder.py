@@ -61,7 +61,7 @@ class Encoder:
         self._where = tuple(where.items())
         self._parameters = parameters
 
-    def encode(self, delivery: Delivery, id: str | None = None) -> bytes | None:
+    def encode(self, delivery: Delivery, id: str | None = None) -> bytes | None:  # noqa: A002 - the field's name
         """Return the block for a message (bytes of UTF-8, RFC-exact lines), None where ``where`` holds it back."""
         for name, value in self._where:
             if field(delivery, name) != value:
@@ -103,11 +103,7 @@ def envelope(delivery: Delivery) -> bytes:
     The body is a string always, as text or as a ``data:`` URL, so that its type does not hang on its content.
     """
     properties = delivery.properties
-    named = {
-        name: value
-        for name in _PROPERTIES
-        if (value := getattr(properties, name)) is not None
-    }
+    named = {name: value for name in _PROPERTIES if (value := getattr(properties, name)) is not None}
     return _json(
         {
             "exchange": delivery.exchange,

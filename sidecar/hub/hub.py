@@ -126,10 +126,11 @@ class Hub:
             self._subscriptions.pop(subscription.wanted.identity, None)
             subscription.end(CloseReason.BROKER_REFUSED)
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Unbind and close what nobody uses any more, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            task_status.started()
             await trio.sleep_forever()
 
     def later(self, call: Callable[..., object], *args: object) -> None:
@@ -148,11 +149,13 @@ class Hub:
 class _Held:
     """One binding on a tap: how many subscriptions use it, and whether it stands at the broker."""
 
-    __slots__ = ("lock", "standing", "users")
+    __slots__ = ("lock", "standing", "tried", "users")
 
     def __init__(self) -> None:
         self.users = 0
         self.standing = False
+        self.tried = False
+        """It may stand even where we do not know: the call was cut short."""
         self.lock = trio.Lock()
 
 
@@ -198,6 +201,7 @@ class _ExchangeTap:
         assert self._tap is not None
         async with held.lock:
             if not held.standing:
+                held.tried = True
                 await self._tap.bind(binding)
                 held.standing = True
 
@@ -212,10 +216,10 @@ class _ExchangeTap:
         async with held.lock:  # a bind of the same key may be under way, and one that comes now must wait
             if held.users:
                 return
-            standing, held.standing = held.standing, False
-            if standing and self._tap is not None:
+            tried, held.standing, held.tried = held.tried, False, False
+            if tried and self._tap is not None:
                 await self._tap.unbind(binding)
-            if not held.users and self._held.get(binding) is held:
+            if held.users == 0 and self._held.get(binding) is held:  # nobody came while we waited
                 del self._held[binding]
 
     def spoil(self) -> None:

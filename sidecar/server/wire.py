@@ -231,7 +231,7 @@ class Wire:
     # ------------------------------------------------------------------ the end
 
     async def linger(self, seconds: float) -> None:
-        """Say that no more will come (FIN) and read the peer's last bytes away for at most so long.
+        """Say that no more will come (close_notify, FIN) and read the peer's last bytes away, for at most so long.
 
         Closing with unread bytes in the socket would reset the connection, and the peer could lose our last answer
         (RFC 9112 §9.6).
@@ -239,27 +239,21 @@ class Wire:
         with trio.move_on_after(seconds):
             await self.flushed()
             try:
+                self._say_goodbye()
                 self.sock.shutdown(socket.SHUT_WR)
                 while await self._receive_raw():
                     pass
             except OSError:
                 pass
 
-    def close(self) -> None:
-        """Close in good order what has been flushed (TLS close_notify, FIN). Every wait on this wire ends."""
-        if self._tls is not None and not self.closed and not self.pending:
-            self._say_goodbye(self._tls)
-        self._close()
-
-    def _say_goodbye(self, tls: ssl.SSLObject) -> None:
+    def _say_goodbye(self) -> None:
+        if self._tls is None:
+            return
         try:
-            tls.unwrap()
+            self._tls.unwrap()
         except (ssl.SSLError, ValueError):
             pass  # it wants the peer's answer, which nobody waits for
-        try:
-            self.sock.send(self._outgoing.read())
-        except OSError:
-            pass
+        self.sock.send(self._outgoing.read())
 
     def abort(self) -> None:
         """Reset the connection at once and forget what is queued."""
@@ -268,9 +262,10 @@ class Wire:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
             except OSError:
                 pass
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close. What has not been flushed is lost; every wait on this wire ends."""
         if self.closed:
             return
         self.closed = True

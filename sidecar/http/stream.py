@@ -1,0 +1,331 @@
+"""One event stream's life: from a request that has met a route to the line in the log that says why it ended.
+
+Strategy: what can be done at once is done at once, in the task that has read the request: where the subscription
+stands, a stream opens without a task of its own. Only what must wait (a binding, a question to somebody else) runs in
+the connection's nursery, for as long as it waits. From then on the stream is a few fields: the hub writes to its
+outlet, `Deadlines` sends its heartbeats and ends it in time, the connection tells it when the client has left.
+
+However it ends, it ends once, with one reason; `gone` is the last thing that happens to it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from sidecar import sse
+from sidecar.backlog import Backlog
+from sidecar.broker.port import BrokerError, BrokerRefused
+from sidecar.deadlines import TICK, Deadline, Deadlines
+from sidecar.http.request import Request
+from sidecar.http.routes import CompiledRoute
+from sidecar.hub.hub import Hub
+from sidecar.hub.port import Outlet
+from sidecar.hub.subscription import Subscription, Wanted
+from sidecar.observe.reasons import CloseReason, DropReason, ResetReason
+
+SUBSCRIBE_WITHIN: Final = 5.0
+"""Seconds the broker may take to bind before the client is asked to come back."""
+FINISH_WITHIN: Final = 5.0
+"""Seconds the socket may take for the last bytes of a stream that ends, before it is cut."""
+
+HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+_log = structlog.get_logger("sidecar.stream")
+
+Header = tuple[bytes, bytes]
+
+
+class StreamOutlet(Outlet, Protocol):
+    """What an event stream asks of the server below it, beyond the hub's port."""
+
+    backlog: Backlog
+    on_full: Callable[[], None]
+    on_gap: Callable[[], bytes]
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait for this subscriber."""
+
+    def start(self, status: int, headers: Sequence[Header]) -> None:
+        """Write the head at once."""
+
+    def reply(self, status: int, headers: Sequence[Header], body: bytes) -> None:
+        """Write a whole short answer."""
+
+    def heartbeat(self) -> None:
+        """Write a comment, unless bytes wait already."""
+
+    def finish(self) -> None:
+        """End the response once everything kept has been written."""
+
+    def drop(self) -> None:
+        """Forget the backlog."""
+
+    def abort(self) -> None:
+        """Cut the response now."""
+
+    def forget(self) -> None:
+        """The response is over."""
+
+
+class Streams:
+    """Every event stream of this process, and what they share."""
+
+    def __init__(self, hub: Hub, deadlines: Deadlines) -> None:
+        self.hub = hub
+        self.deadlines = deadlines
+        self.draining = False
+        self.open: dict[EventStream, None] = {}
+        self._empty = trio.Event()
+
+    def discard(self, stream: EventStream) -> None:
+        """A stream is over."""
+        self.open.pop(stream, None)
+        if not self.open:
+            self._empty.set()
+
+    async def drain(self, within: float) -> None:
+        """Take no new streams and end the open ones, spread over ``within`` seconds; return when all have ended.
+
+        The last fifth of the time is for those whose socket is full; what is left then is cut.
+        """
+        if not self.draining:
+            self.draining = True
+            now = trio.current_time()
+            for stream in self.open:
+                self.deadlines.at(now + 0.8 * within * random.random(), stream.drain)  # a spread, not a secret
+            self.deadlines.at(now + within, self._cut)
+        while self.open:
+            self._empty = trio.Event()
+            await self._empty.wait()
+
+    def _cut(self) -> None:
+        for stream in tuple(self.open):
+            stream.drain()
+            stream.outlet.abort()
+
+    def measure(self) -> None:
+        """Bring the gauges of the routes up to date, for a scrape."""
+        for stream in self.open:
+            stream.route.metrics.backlog_bytes = 0
+        for stream in self.open:
+            stream.route.metrics.backlog_bytes += stream.outlet.pending
+
+
+class EventStream:
+    """The stream of one request: the hub's `Subscriber`."""
+
+    __slots__ = (
+        "_age",
+        "_beat_at",
+        "_began",
+        "_head_only",
+        "_last_beat",
+        "_reason",
+        "_retry",
+        "_sent_before",
+        "_streams",
+        "_subscription",
+        "_told_dropped",
+        "_unknown_id",
+        "client",
+        "outlet",
+        "route",
+    )
+
+    def __init__(self, streams: Streams, route: CompiledRoute, request: Request, outlet: StreamOutlet) -> None:
+        self.route = route
+        self.outlet = outlet
+        self.client = request.client[0] if request.client else "unix"
+        self._head_only = request.method == "HEAD"
+        self._unknown_id = _claims_an_id(request)
+        self._streams = streams
+        self._subscription: Subscription | None = None
+        self._reason: CloseReason | None = None
+        self._age: Deadline | None = None
+        self._beat_at: Deadline | None = None
+        self._began = self._last_beat = trio.current_time()
+        self._sent_before = 0
+        self._told_dropped = 0
+        low, high = route.settings.retry
+        self._retry = sse.retry(round(random.uniform(low, high) * 1000))  # a spread, not a secret
+
+    def __repr__(self) -> str:
+        return f"<EventStream {self.route.settings.path} {self.client} {self._reason or 'open'}>"
+
+    # ------------------------------------------------------------------ the beginning
+
+    def open(self, wanted: Wanted, spawn: Callable[..., None]) -> None:
+        """Serve it: at once where the subscription stands, else in a task started by ``spawn``."""
+        self._streams.open[self] = None
+        if self._head_only:
+            self.outlet.start(200, HEADERS)
+            self.outlet.finish()
+        elif self._streams.draining:
+            self.turn_away(CloseReason.DRAINED)
+        elif (subscription := self._streams.hub.standing(wanted)) is not None:
+            self._begin(subscription)
+        else:
+            spawn(self._subscribe, wanted)
+
+    async def _subscribe(self, wanted: Wanted) -> None:
+        try:
+            with trio.fail_after(SUBSCRIBE_WITHIN):
+                subscription = await self._streams.hub.subscribe(wanted)
+        except (BrokerError, trio.TooSlowError) as error:
+            self._cannot_subscribe(error)
+        else:
+            if self._reason is None:
+                self._begin(subscription)
+            else:
+                self._streams.hub.release(subscription)
+
+    def _cannot_subscribe(self, error: Exception) -> None:
+        if self._reason is None:
+            problem = str(error) or f"the broker did not answer within {SUBSCRIBE_WITHIN:g} s"
+            level = _log.warning if isinstance(error, BrokerRefused) else _log.info
+            level("no subscription", route=self.route.settings.path, problem=problem)
+            self.turn_away(CloseReason.BROKER_REFUSED)
+
+    def _begin(self, subscription: Subscription) -> None:
+        # Between these lines nothing waits: once the first bytes are out, no message is missed.
+        settings, deadlines = self.route.settings, self._streams.deadlines
+        self._subscription = subscription
+        self._sent_before = subscription.sent
+        limits = settings.backlog
+        self.outlet.backlog = Backlog(limits.events, limits.bytes, limits.when_full)
+        self.outlet.on_full = self._full
+        self.outlet.on_gap = self._gap
+        self.outlet.start(200, HEADERS)
+        self.outlet.write([self._retry + sse.HEARTBEAT])
+        subscription.attach(self)
+        self.route.metrics.subscribers += 1
+        self._beat_at = deadlines.after(settings.heartbeat, self._beat)
+        if settings.max_age is not None:
+            lasts = settings.max_age * random.uniform(0.8, 1)  # a spread, not a secret
+            self._age = deadlines.after(lasts, self._expire)
+        if self._unknown_id:
+            self.reset(ResetReason.UNKNOWN_ID)
+
+    def turn_away(self, reason: CloseReason) -> None:
+        """Ask the client to come back: 200, a ``retry:`` and a clean end, or 503 where the route says so."""
+        self._note(reason)
+        if self.route.settings.overload == "503":
+            seconds = max(1, round(self.route.settings.retry[1]))
+            self.outlet.reply(503, [(b"retry-after", b"%d" % seconds)], b"try again later\n")
+            return
+        self.outlet.start(200, HEADERS)
+        self.outlet.backlog = Backlog(1, 1, "drop_oldest")
+        self.outlet.write([self._retry + sse.HEARTBEAT])
+        self._finish()
+
+    # ------------------------------------------------------------------ while it is open
+
+    def reset(self, reason: ResetReason) -> None:
+        """Say in band that events may have been missed (the contract's section 3)."""
+        self.route.metrics.reset(reason)
+        self.outlet.write([sse.reset(reason)])
+
+    def _beat(self) -> None:
+        subscription, every, now = self._subscription, self.route.settings.heartbeat, trio.current_time()
+        assert subscription is not None
+        last = max(self._last_beat, subscription.last_written)
+        if last + every <= now + TICK:
+            self.outlet.heartbeat()
+            last = self._last_beat = now
+        self._beat_at = self._streams.deadlines.at(last + every, self._beat)
+
+    def _full(self) -> None:
+        self.route.metrics.dropped(DropReason.SLOW, len(self.outlet.backlog) + 1)
+        self.outlet.drop()
+        self.end(CloseReason.SLOW)
+
+    def _gap(self) -> bytes:
+        """The reader reads again; tell it that the oldest events were dropped."""
+        self.route.metrics.dropped(DropReason.SLOW, self._newly_dropped())
+        self.route.metrics.reset(ResetReason.SLOW)
+        return sse.reset(ResetReason.SLOW)
+
+    def _newly_dropped(self) -> int:
+        newly = self.outlet.backlog.dropped - self._told_dropped
+        self._told_dropped += newly
+        return newly
+
+    def _expire(self) -> None:
+        self.end(CloseReason.EXPIRED)
+
+    def drain(self) -> None:
+        """End it because this process takes its leave."""
+        self.end(CloseReason.DRAINED)
+
+    # ------------------------------------------------------------------ the end
+
+    def end(self, reason: CloseReason) -> None:
+        """End the stream cleanly; where the socket does not take the last bytes in time, cut it."""
+        if self._reason is None:
+            self._note(reason)
+            if self._subscription is None:  # still waiting for its binding: nothing has been sent
+                self.turn_away(reason)
+            else:
+                self._finish()
+
+    def _finish(self) -> None:
+        self._age = self._streams.deadlines.after(FINISH_WITHIN, self.outlet.abort)
+        self.outlet.finish()
+
+    def gone(self) -> None:
+        """The response is over: the client has left, or everything was written."""
+        self._note(CloseReason.CLIENT_LEFT)
+        self._stop_clocks()
+        self.outlet.forget()
+        self._streams.discard(self)
+
+    def _note(self, reason: CloseReason) -> None:
+        """Write down why it ends, the first time; from here on it hears nothing."""
+        if self._reason is not None:
+            return
+        self._reason = reason
+        self._stop_clocks()
+        events = 0
+        if self._subscription is not None:
+            events = self._subscription.sent - self._sent_before
+            self._subscription.detach(self)
+            self._streams.hub.release(self._subscription)
+            self.route.metrics.subscribers -= 1
+            self.route.metrics.dropped(DropReason.SLOW, self._newly_dropped())
+        if not self._head_only:
+            self._record(reason, events)
+
+    def _record(self, reason: CloseReason, events: int) -> None:
+        self.route.metrics.closed(reason)
+        _log.info(
+            "stream closed",
+            route=self.route.settings.path,
+            reason=str(reason),
+            client=self.client,
+            seconds=round(trio.current_time() - self._began, 3),
+            events=events,
+        )
+
+    def _stop_clocks(self) -> None:
+        for deadline in (self._age, self._beat_at):
+            if deadline is not None:
+                deadline.cancel()
+        self._age = self._beat_at = None
+
+
+def _claims_an_id(request: Request) -> bool:
+    """Whether the client thinks it can resume; a live route cannot, and says so."""
+    if any(request.values(b"last-event-id")):
+        return True
+    fields = request.query_fields() if request.query else {}
+    return bool(fields.get("last_event_id") or fields.get("lastEventId"))

@@ -1,0 +1,150 @@
+"""One connection: a nursery that owns all it has, from the handshake to the last byte.
+
+Strategy: the task of `serve` reads the socket and hands what it reads to hypercorn's protocol; everything else a
+connection does is a task in its nursery, and the nursery ends with the connection. Idle connections are ended by a
+deadline, not by a task each.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.utils import parse_socket_addr
+
+from sidecar.server.protocol import Ground, Http1, Http2
+from sidecar.server.wire import Wire, prepare
+
+if TYPE_CHECKING:
+    from sidecar.server.listener import Server
+
+HANDSHAKE_WITHIN: Final = 10.0
+"""Seconds for the TLS handshake."""
+IDLE_FOR: Final = 75.0
+"""Seconds a connection may stand without a request (nginx's keepalive_timeout is the same)."""
+LINGER_FOR: Final = 2.0
+"""Seconds in which a client may read the last answer of a connection that we close."""
+
+_log = structlog.get_logger("sidecar.server")
+
+
+class Connection:
+    """A client's connection to a listener."""
+
+    def __init__(self, server: Server, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+        self._server = server
+        self._wire = Wire(sock, context)
+        self._closing = False
+        self._reading = trio.CancelScope()
+        self._idle = server.deadlines.after(IDLE_FOR, self._close)
+
+    async def serve(self) -> None:
+        """Serve until either side ends it."""
+        try:
+            async with TaskGroup() as tasks:
+                await self._speak(tasks)
+                _nursery(tasks).cancel_scope.cancel()
+        except Exception:  # a connection's mistake costs that connection
+            _log.exception("a connection failed")
+        finally:
+            self._idle.cancel()
+            self._wire.close()
+
+    async def _speak(self, tasks: TaskGroup) -> None:
+        self._wire.spawn = tasks.spawn
+        try:
+            with trio.fail_after(HANDSHAKE_WITHIN):
+                await self._wire.handshake()
+            self._protocol = self._choose(self._ground(tasks))
+        except (trio.TooSlowError, OSError):
+            return
+        try:
+            with self._reading:
+                await self._protocol.initiate()
+                await self._read()
+        finally:
+            self._protocol.abandon()
+        await self._protocol.handle(Closed())
+        if self._closing:
+            await self._wire.linger(LINGER_FOR)
+
+    def _ground(self, tasks: TaskGroup) -> Ground:
+        server, sock = self._server, self._wire.sock
+        return Ground(
+            app=server.app,
+            config=server.config,
+            context=server.context,
+            dispatch=server.dispatch,
+            task_group=tasks,
+            wire=self._wire,
+            client=parse_socket_addr(sock.family, sock.getpeername()),
+            server=parse_socket_addr(sock.family, sock.getsockname()),
+            send=self._send,
+        )
+
+    def _choose(self, ground: Ground) -> Http1 | Http2:
+        return Http2(ground) if self._wire.alpn == "h2" else Http1(ground)
+
+    async def _read(self) -> None:
+        while data := await self._receive():
+            try:
+                await self._protocol.handle(RawData(data))
+            except H2ProtocolAssumedError as assumed:
+                await self._switch(assumed.data)
+            except H2CProtocolRequiredError as required:
+                await self._switch(required.data, required.headers, required.settings)
+
+    async def _receive(self) -> bytes:
+        try:
+            return await self._wire.receive()
+        except OSError:
+            return b""  # the client broke the connection: for us it has left
+
+    async def _switch(
+        self, data: bytes, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None
+    ) -> None:
+        """The client speaks HTTP/2 after all: by prior knowledge, or after an upgrade."""
+        self._protocol = Http2(self._protocol.ground)
+        await self._protocol.initiate(headers, settings)
+        if data:
+            await self._protocol.handle(RawData(data))
+
+    async def _send(self, event: Event) -> None:
+        """What hypercorn wants done: bytes sent, the connection closed, or marked idle or busy."""
+        if isinstance(event, RawData):
+            self._wire.write(event.data)
+            await self._wire.drain()
+        elif isinstance(event, Closed):
+            self._close()
+        elif isinstance(event, Updated):
+            self._idle.cancel()
+            if event.idle:
+                self._idle = self._server.deadlines.after(IDLE_FOR, self._close)
+
+    def _close(self) -> None:
+        """We end the connection, in good order: what is written goes out first."""
+        self._closing = True
+        self._reading.cancel()
+
+
+def _nursery(tasks: TaskGroup) -> trio.Nursery:
+    nursery = tasks._nursery
+    assert nursery is not None
+    return nursery
+
+
+async def serve_socket(server: Server, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+    """Serve one accepted socket."""
+    try:
+        prepare(sock)
+        connection = Connection(server, sock, context)
+    except OSError:
+        sock.close()  # it was gone before we looked
+        return
+    await connection.serve()

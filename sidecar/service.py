@@ -1,0 +1,183 @@
+"""The nursery tree: the only place where the concrete parts meet.
+
+Strategy: a `Service` owns a broker, a hub, the streams and the listeners, and its `run` is one nursery over all of
+them. Starting binds every address before it promises anything; stopping drains the streams and then cancels the
+nursery, so that nothing can outlive it. `serve` adds what belongs to a process: signals.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import structlog
+import trio
+
+from sidecar.amqp import Properties
+from sidecar.broker import open_broker
+from sidecar.broker.port import Broker
+from sidecar.config.model import Config
+from sidecar.deadlines import Deadlines
+from sidecar.http.admin import AdminApplication, RouteStatus
+from sidecar.http.application import nothing_here
+from sidecar.http.dispatch import Dispatch
+from sidecar.http.routes import CompiledRoute
+from sidecar.http.stream import Streams
+from sidecar.hub.hub import Hub
+from sidecar.observe.metrics import Metrics
+from sidecar.server.http2 import flush_corks
+from sidecar.server.listener import Server, address_of, bind, close_listener, open_listener
+
+_log = structlog.get_logger("sidecar.service")
+
+
+class Service:
+    """One running sidecar."""
+
+    def __init__(self, config: Config, *, broker: Broker | None = None, metrics: Metrics | None = None) -> None:
+        """Put the parts together; nothing runs yet. A broker given is run by this service too."""
+        self.config = config
+        self.broker = broker if broker is not None else open_broker(config.broker)
+        self.metrics = metrics if metrics is not None else Metrics()
+        self.metrics.broker_connected = lambda: self.broker.connected
+        self.addresses: list[str] = []
+        self.admin_address = ""
+        self._deadlines = Deadlines()
+        self._hub = Hub(self.broker, self._deadlines, flush=flush_corks)
+        self._streams = Streams(self._hub, self._deadlines)
+        self._dispatch = Dispatch([CompiledRoute(route, self.metrics) for route in config.routes], self._streams)
+        self._no_routes = Dispatch([], self._streams)
+        self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        self._stopping = trio.Event()
+        self.stopped = trio.Event()
+        """Set when `run` has ended."""
+        self.drained = False
+        """Whether it ended after a drain."""
+
+    def __repr__(self) -> str:
+        return f"<Service {', '.join(self.addresses) or 'not started'}, {len(self._streams.open)} streams>"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop`; started when every address accepts. Raises `OSError` where one cannot be bound."""
+        self.bind()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._deadlines.run)
+                await nursery.start(self._hub.run)
+                nursery.start_soon(self.broker.run)
+                self._listen(nursery)
+                _log.info("listening", addresses=self.addresses, admin=self.admin_address)
+                task_status.started()
+                await self._stopping.wait()
+                await self.drain()
+                self.drained = True
+                nursery.cancel_scope.cancel()
+        finally:
+            self._unbind()
+            self.stopped.set()
+
+    def bind(self) -> None:
+        """Bind every address, once. Raises `OSError` with the address that is taken, and then binds none."""
+        if self._sockets:
+            return
+        try:
+            for listener in self.config.listen:
+                self._sockets.append(open_listener(listener))
+            self._sockets.append((bind(self.config.admin.bind), None))
+        except OSError:
+            self._unbind()
+            raise
+        *self.addresses, self.admin_address = (address_of(sock, tls=tls is not None) for sock, tls in self._sockets)
+
+    def _unbind(self) -> None:
+        while self._sockets:
+            close_listener(self._sockets.pop()[0])
+
+    def _listen(self, nursery: trio.Nursery) -> None:
+        server = Server(nothing_here, lambda: self._dispatch, self._deadlines)
+        operators = AdminApplication(self, may_publish=self.config.admin.publish)
+        inside = Server(operators, lambda: self._no_routes, self._deadlines)
+        *public, (admin, _) = self._sockets
+        for sock, context in public:
+            nursery.start_soon(server.listen, sock, context, nursery)
+        nursery.start_soon(inside.listen, admin, None, nursery)
+
+    def stop(self) -> None:
+        """Drain, then return from `run`."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
+    # ------------------------------------------------------------------ the admin listener's Overview
+
+    def alive(self) -> bool:
+        """Everything that can fail here ends the process or mends itself."""
+        return True
+
+    def not_ready(self) -> str | None:
+        """Why no new stream should be sent here, in one line; None when one may."""
+        if self._streams.draining:
+            return "draining"
+        return None if self.broker.connected else f"the broker is away: {self.broker.problem or 'not connected yet'}"
+
+    def routes(self) -> Sequence[RouteStatus]:
+        """The routes that are served now."""
+        self._streams.measure()
+        return [self._status(route) for route in self._dispatch.routes]
+
+    def _status(self, route: CompiledRoute) -> RouteStatus:
+        standing = sum(subscription.metrics is route.metrics for subscription in self._hub.subscriptions)
+        keys = route.settings.binding_key
+        return RouteStatus.counted({"exchange": route.exchange.name}, keys, standing, route.metrics)
+
+    async def publish(self, exchange: str, routing_key: str, body: bytes, properties: Properties) -> None:
+        """Publish one message. Raises `BrokerAway`, `BrokerRefused`."""
+        await self.broker.publish(exchange, routing_key, body, properties)
+
+    async def drain(self) -> None:
+        """End all streams over the configured time and take no new ones; return when the last has ended."""
+        _log.info("draining", streams=len(self._streams.open), within=self.config.drain.within)
+        await self._streams.drain(self.config.drain.within)
+
+
+Companion = Callable[[Service], Awaitable[None]]
+
+
+async def serve(config: Config, *, companion: Companion | None = None) -> bool:
+    """Run a service until SIGTERM or SIGINT has drained it; a second signal ends it at once.
+
+    ``companion`` runs beside it. Returns whether the drain was clean. Raises `OSError` where an address is taken.
+    """
+    raise_open_files()
+    service = Service(config)
+    service.bind()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey, signals, service, nursery.cancel_scope)
+            await nursery.start(service.run)
+            if companion is not None:
+                nursery.start_soon(companion, service)
+            await service.stopped.wait()
+            nursery.cancel_scope.cancel()
+    return service.drained
+
+
+async def _obey(signals: AsyncIterator[int], service: Service, scope: trio.CancelScope) -> None:
+    async for number in signals:
+        _log.info("signal", name=signal.Signals(number).name)
+        if service.stopping:
+            scope.cancel()
+        service.stop()
+
+
+def raise_open_files() -> None:
+    """Allow this process as many open files as it may allow itself: each stream is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
