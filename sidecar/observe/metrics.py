@@ -100,6 +100,8 @@ class Metrics(Collector):
     def __init__(self, *, broker_connected: Callable[[], bool] = lambda: False) -> None:
         """``broker_connected`` is asked at each scrape; it is an attribute too, for who makes the broker later."""
         self.broker_connected = broker_connected
+        self.measure: Callable[[], None] = lambda: None
+        """Called before each scrape: the place to bring gauges up to date that nobody keeps, like `backlog_bytes`."""
         self.broker_reconnects = 0
         self._routes: dict[str, RouteMetrics] = {}
         self._registry = CollectorRegistry()
@@ -123,6 +125,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family of the contract's section 5; called by prometheus-client at a scrape."""
+        self.measure()
         for kind, name, meaning, number in PER_ROUTE:
             yield _per_route(kind(name, meaning, labels=["route"]), self.routes, number)
         for name, meaning, counts in PER_REASON:

@@ -97,6 +97,17 @@ def test_the_backlog_is_that_of_all_routes() -> None:
     assert value(metrics, "sidecar_backlog_bytes") == 130
 
 
+def test_gauges_are_measured_at_the_scrape() -> None:
+    metrics = Metrics()
+    route = metrics.route(ORDERS)
+
+    def measure() -> None:
+        route.backlog_bytes = 4096
+
+    metrics.measure = measure
+    assert value(metrics, "sidecar_backlog_bytes") == 4096
+
+
 def test_the_broker_is_asked_at_the_scrape() -> None:
     up = False
     metrics = Metrics(broker_connected=lambda: up)
