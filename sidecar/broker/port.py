@@ -6,6 +6,9 @@ plain call into a sink, made from the task that has read the broker's socket, so
 message's arrival and its way out. An implementation keeps its taps through lost connections: it declares and binds
 them again by itself and then tells each sink, once, that messages may have been missed.
 
+Streams and queues are read otherwise than taps: a `Reader` of a stream and a `Consumer` of a queue belong to one
+connection to the broker and end with it, because only the caller knows where to go on.
+
 Two implementations pass one contract suite: `sidecar.broker.memory` and `sidecar.broker.rabbitmq`.
 """
 
@@ -13,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import datetime
+from typing import Literal, Protocol, TypeAlias
 
 from sidecar.amqp import Delivery, FieldValue, Properties
 
@@ -58,6 +62,74 @@ class Binding:
 
     key: str
     headers: tuple[tuple[str, FieldValue], ...] = ()
+
+
+Offset: TypeAlias = "int | Literal['first', 'last', 'next'] | datetime"
+"""Where to begin in a stream: a message's offset (inclusive), an end of it, or a time (second precision)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamQueue:
+    """A RabbitMQ stream: an append-only log under a queue's name, read without taking anything out.
+
+    With ``declare`` it is declared with these retention limits, and bound; it must not exist with others. Without,
+    it must exist already and nothing is bound.
+    """
+
+    name: str
+    declare: bool = False
+    max_age: float | None = None
+    """Seconds (``x-max-age``, whole seconds)."""
+    max_bytes: int | None = None
+    """Bytes (``x-max-length-bytes``)."""
+    segment_bytes: int | None = None
+    """Bytes (``x-stream-max-segment-size-bytes``); retention works by whole segments."""
+    bindings: tuple[tuple[Exchange, Binding], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkQueue:
+    """A queue whose messages are for one consumer each; with ``declare`` it is declared, and bound."""
+
+    name: str
+    declare: bool = False
+    durable: bool = True
+    expires: float | None = None
+    """Seconds without a consumer after which the broker deletes it (``x-expires``)."""
+    max_length: int | None = None
+    """Messages (``x-max-length``)."""
+    arguments: Mapping[str, FieldValue] = field(default_factory=dict, hash=False)
+    bindings: tuple[tuple[Exchange, Binding], ...] = ()
+
+
+class ReadSink(Protocol):
+    """Who hears a `Reader` or a `Consumer`. Every method is synchronous, quick, and must not raise."""
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """Take what arrived in one read of the broker's socket, in order; of a stream, `Delivery.offset` is set."""
+
+    def ended(self, error: BrokerError) -> None:
+        """No more will come: `BrokerAway` with the connection, `BrokerRefused` where stream or queue was deleted."""
+
+
+class Reader(Protocol):
+    """One reading of a stream."""
+
+    def credit(self, count: int) -> None:
+        """So many of the messages delivered are done with: the broker may send as many more. Does not wait."""
+
+    async def aclose(self) -> None:
+        """Stop reading; quiet when the broker is away. `ReadSink` hears nothing afterwards."""
+
+
+class Consumer(Protocol):
+    """One consumer of a queue."""
+
+    def acknowledge(self, delivery_tag: int) -> None:
+        """All messages up to this one are done with (basic.ack, multiple). Does not wait."""
+
+    async def aclose(self) -> None:
+        """Stop; what was not acknowledged goes back to the queue. `ReadSink` hears nothing afterwards."""
 
 
 class Sink(Protocol):
@@ -116,7 +188,27 @@ class Broker(Protocol):
     async def tap(self, exchange: Exchange, sink: Sink) -> Tap:
         """Open a queue on an exchange, without bindings yet. Raises `BrokerAway`, `BrokerRefused`."""
 
-    async def publish(
-        self, exchange: str, routing_key: str, body: bytes, properties: Properties | None = None
-    ) -> None:
+    async def publish(self, exchange: str, routing_key: str, body: bytes, properties: Properties | None = None) -> None:
         """Publish one message; return when the broker has confirmed it. Raises `BrokerAway`, `BrokerRefused`."""
+
+    async def open_stream(self, stream: StreamQueue) -> int:
+        """Declare and bind a stream, or find it; return how many messages it holds (0 only for an empty one).
+
+        Raises `BrokerAway`, or `BrokerRefused` where it exists with other arguments, is no stream, or is missing.
+        """
+
+    async def read_stream(
+        self, name: str, offset: Offset, sink: ReadSink, *, window: int, filters: Sequence[str] = ()
+    ) -> Reader:
+        """Read a stream from an offset on, at most ``window`` messages ahead of `Reader.credit`.
+
+        An offset outside of the stream is clamped to its nearest end, in silence; compare what arrives. ``filters``
+        are values of ``x-stream-filter``: a hint that brokers before 3.13 ignore, and that lets others through too.
+        Raises `BrokerAway`, `BrokerRefused`.
+        """
+
+    async def consume(self, queue: WorkQueue, sink: ReadSink, *, prefetch: int) -> Consumer:
+        """Declare (where asked for), bind, and consume a queue, at most ``prefetch`` messages unacknowledged.
+
+        Raises `BrokerAway`, `BrokerRefused`.
+        """
