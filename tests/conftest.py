@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.lab.certificates", "tests.lab.chromium"]
+pytest_plugins = ["tests.lab.certificates", "tests.lab.chromium", "tests.lab.rabbitmq"]

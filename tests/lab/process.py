@@ -131,12 +131,12 @@ class Sidecar:
 
     def wait_answer(self, path: str, status: int, timeout: float = PATIENCE) -> Answer:
         """Ask until the answer has this status."""
-        found: Answer = self._wait(lambda: self._try(path, status), path, timeout)
+        found: Answer = self.until(lambda: self._try(path, status), path, timeout)
         return found
 
     def wait_metric(self, name: str, value: float, timeout: float = PATIENCE, **labels: str) -> None:
         """Ask until a metric has this value."""
-        self._wait(lambda: self.metric(name, **labels) == value, f"{name}{labels} = {value}", timeout)
+        self.until(lambda: self.metric(name, **labels) == value, f"{name}{labels} = {value}", timeout)
 
     def wait_ready(self, timeout: float = PATIENCE) -> None:
         """Return once `/readyz` says 200."""
@@ -148,7 +148,8 @@ class Sidecar:
             return answer if answer.status == status else None
         return None
 
-    def _wait(self, condition: Callable[[], Any], what: str, timeout: float) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
+        """Ask until a condition holds while the process runs; returns what it gave."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self.process.poll() is None:
             if found := condition():
@@ -212,7 +213,12 @@ class Service:
 
 @contextlib.contextmanager
 def running(
-    directory: Path, config: Mapping[str, Any], *, tls: Mapping[str, str] | None = None, ready: bool = True
+    directory: Path,
+    config: Mapping[str, Any],
+    *,
+    tls: Mapping[str, str] | None = None,
+    publish: bool = False,
+    ready: bool = True,
 ) -> Iterator[Service]:
     """`sidecar run` with this configuration, on listeners chosen here: plain TCP, a Unix socket, and TLS if asked.
 
@@ -222,7 +228,12 @@ def running(
     listen: list[dict[str, Any]] = [{"bind": f"127.0.0.1:{http}"}, {"bind": f"unix:{unix}"}]
     if tls is not None:
         listen.append({"bind": f"127.0.0.1:{https}", "tls": dict(tls)})
-    whole = {"listen": listen, "admin": {"bind": f"127.0.0.1:{admin}"}, "drain": {"within": "1s"}, **config}
+    whole = {
+        "listen": listen,
+        "admin": {"bind": f"127.0.0.1:{admin}", "publish": publish},
+        "drain": {"within": "1s"},
+        **config,
+    }
     path = directory / "sidecar.yaml"
     path.write_text(yaml.safe_dump(whole))
     sidecar = Sidecar(["run", "-c", str(path)], admin)

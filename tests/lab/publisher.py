@@ -35,7 +35,7 @@ class Publisher:
     def publish(
         self,
         exchange: str,
-        routing_key: str,
+        routing_key: str | bytes,
         body: bytes | str,
         *,
         headers: Mapping[str, Any] | None = None,

@@ -275,6 +275,7 @@ class Http2:
         self._sending = trio.Lock()
         self._streams: dict[int, Http2Stream] = {}
         self.goaway = False
+        self.returning_window = True  # False: give no window back for the connection
         self.broken: str | None = None
         self.state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         if initial_window is not None:
@@ -350,7 +351,7 @@ class Http2:
 
     def _received(self, event: h2.events.DataReceived, stream: Http2Stream | None) -> None:
         octets = event.flow_controlled_length
-        if octets:
+        if octets and self.returning_window:
             self.state.increment_flow_control_window(octets)
         if stream is None:
             return
