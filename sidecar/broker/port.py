@@ -191,6 +191,10 @@ class Broker(Protocol):
     async def publish(self, exchange: str, routing_key: str, body: bytes, properties: Properties | None = None) -> None:
         """Publish one message; return when the broker has confirmed it. Raises `BrokerAway`, `BrokerRefused`."""
 
+
+class QueueBroker(Broker, Protocol):
+    """A broker that keeps messages: in streams and in queues."""
+
     async def open_stream(self, stream: StreamQueue) -> int:
         """Declare and bind a stream, or find it; return how many messages it holds (0 only for an empty one).
 
