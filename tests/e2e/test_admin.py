@@ -9,7 +9,7 @@ import trio
 
 from tests.e2e.conftest import ROUTES, Client, topic_route
 from tests.lab import wire
-from tests.lab.process import Service, running
+from tests.lab.process import LogLine, Service, running
 from tests.lab.publisher import Publisher
 
 METRICS = {
@@ -97,7 +97,7 @@ async def test_every_closed_stream_is_a_line_of_the_log(client: Client, name: st
     await stream.response.until_open()
     await stream.aclose()
 
-    def left(line: dict[str, object]) -> bool:
+    def left(line: LogLine) -> bool:
         return line.get("route") == "/tenant/{name}" and line.get("reason") == "client_left"
 
     await trio.to_thread.run_sync(client.service.sidecar.log.wait, left)

@@ -70,7 +70,7 @@ async def test_killed_and_started_again_under_200_streams(
         assert service.sidecar.metric("sidecar_broker_connected") == 0
         heartbeats = [len(stream.stream.comments) for stream in streams]
         for stream, before in zip(streams, heartbeats, strict=True):
-            await stream.until(lambda self, before=before: len(self.stream.comments) > before)
+            await stream.until(functools.partial(has_comments, number=before + 1))
         await newcomers_are_asked_to_come_back(nursery, service)
 
         await in_thread(node.start)
@@ -91,6 +91,11 @@ async def test_killed_and_started_again_under_200_streams(
         assert metric("sidecar_broker_reconnects_total") == 1
         assert metric("sidecar_broker_connected") == 1
         nursery.cancel_scope.cancel()
+
+
+def has_comments(response: wire.Response, number: int) -> bool:
+    """Whether so many comments have come."""
+    return len(response.stream.comments) >= number
 
 
 async def publish_to_each(node: RabbitNode, body: str) -> None:

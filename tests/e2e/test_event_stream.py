@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import trio
@@ -86,7 +87,7 @@ async def test_the_event_template_knows_the_message_and_the_route(
 ) -> None:
     stream = await client.listen(f"/named/{name}")
     key = f"plain.{name}"
-    full = {"type": "paid", "message_id": "m-1", "app_id": "shop", "headers": {"tenant": "acme"}}
+    full: dict[str, Any] = {"type": "paid", "message_id": "m-1", "app_id": "shop", "headers": {"tenant": "acme"}}
     publisher.publish("e2e.topic", key, "full", **full)
     publisher.publish("e2e.topic", key, "bare")
     first, second = await stream.until_events(2)
@@ -131,6 +132,18 @@ async def test_where_lets_through_what_is_equal_and_nothing_else(
         publisher.publish("e2e.topic", f"plain.{name}", str(number), headers=headers)
     await stream.until_events(2)
     assert stream.data == ["0", "5"]
+
+
+async def test_an_id_means_nothing_on_a_route_without_replay_and_the_stream_says_so(
+    every_client: Client, publisher: Publisher, name: str
+) -> None:
+    stream = await every_client.listen(
+        f"/plain/{name}", headers=[("accept", "text/event-stream"), ("last-event-id", "41")]
+    )
+    publisher.publish("e2e.topic", f"plain.{name}", "live")
+    reset, live = await stream.until_events(2)
+    assert (reset.type, json.loads(reset.data)) == ("sidecar.reset", {"reason": "unknown_id"})
+    assert (live.data, reset.id, live.id) == ("live", "", "")
 
 
 async def test_silence_is_filled_with_comments(every_client: Client, name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 
 from tests.e2e.conftest import Client
@@ -38,9 +40,12 @@ async def test_fanout(every_client: Client, publisher: Publisher, name: str) -> 
 
 async def test_headers(every_client: Client, publisher: Publisher, name: str) -> None:
     stream = await every_client.listen(f"/headers/{name}")
-    for number, headers in enumerate(
-        ({"tenant": name}, {"tenant": "other", "kind": "order"}, {"tenant": name, "kind": "order", "more": 1})
-    ):
+    sent: list[dict[str, Any]] = [
+        {"tenant": name},
+        {"tenant": "other", "kind": "order"},
+        {"tenant": name, "kind": "order", "more": 1},
+    ]
+    for number, headers in enumerate(sent):
         publisher.publish("e2e.headers", f"key.{number}", "body", headers=headers)
     publisher.publish("e2e.headers", "key.last", "body", headers={"kind": "order", "tenant": name})
     assert [event.type for event in await stream.until_events(2)] == ["key.2", "key.last"]

@@ -22,7 +22,7 @@ LOCATIONS = {
 }
 
 
-@pytest.fixture(params=LOCATIONS.values(), ids=LOCATIONS.keys())
+@pytest.fixture(params=list(LOCATIONS.values()), ids=list(LOCATIONS))
 def proxy(request: pytest.FixtureRequest, tmp_path: Path, service: Service) -> Iterator[tuple[str, int]]:
     """Nginx before the shared process."""
     with nginx(tmp_path, request.param.format(*service.http, service.unix)) as address:

@@ -98,7 +98,7 @@ async def test_one_among_500_is_ended_and_the_others_go_on(
 
 async def wait_metric(service: Service, name: str, value: float, **labels: str) -> None:
     """`Sidecar.wait_metric` from a thread: the clients' tasks go on meanwhile."""
-    await trio.to_thread.run_sync(lambda: service.sidecar.wait_metric(name, value, **labels))
+    await trio.to_thread.run_sync(lambda: service.sidecar.wait_metric(name, value, wire.PATIENCE, **labels))
 
 
 async def test_the_oldest_are_dropped_and_the_reader_is_told_when_it_reads_again(
