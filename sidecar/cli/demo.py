@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -164,14 +166,19 @@ def introduce(console: Console, address: str, admin: str) -> None:
         ("A share's price, as plain curl sees it", f"curl -N {address}/events/ticker/ACME"),
         ("Orders, all or one", f"curl -N {address}/events/orders"),
         ("", f"curl -N {address}/events/orders/7"),
-        ("With a client that reconnects", f"sidecar tail {address}/events/load"),
-        ("Read the chat, and join it", f"sidecar tail {address}/events/chat/lobby"),
+        ("With a client that reconnects", f"{_command()} tail {address}/events/load"),
+        ("Read the chat, and join it", f"{_command()} tail {address}/events/chat/lobby"),
         ("", f"curl -d 'hello' '{admin}/publish/chat/lobby?type=message'"),
     ):
         if meaning:
             console.print(f"[dim]# {meaning}[/]")
         console.print(f"  [green]{line}[/]")
     console.print("\n[dim]Ctrl-C ends it.[/]")
+
+
+def _command() -> str:
+    # In a virtual environment that is not active, the short name would not be found.
+    return "sidecar" if shutil.which("sidecar") else f"{sys.executable} -m sidecar"
 
 
 async def play(broker: Broker, traffic: Traffic, random: Random) -> None:

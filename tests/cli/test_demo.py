@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from random import Random
 
 import httpx
@@ -116,6 +118,14 @@ def test_its_own_page_comes_first_and_lines_are_never_broken() -> None:
     assert first.endswith(f"{ADMIN}/")
     assert f"  curl -N {PUBLIC}/events/ticker/ACME\n" in words()
     assert "\x1b" not in words()
+
+
+def test_the_command_is_written_so_that_it_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert f"  {sys.executable} -m sidecar tail {PUBLIC}/events/load\n" in words()
+    (tmp_path / "sidecar").write_text("#!/bin/sh\n")
+    (tmp_path / "sidecar").chmod(0o755)
+    assert f"  sidecar tail {PUBLIC}/events/load\n" in words()
 
 
 def test_every_line_to_type_meets_a_route() -> None:
