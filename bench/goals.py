@@ -1,0 +1,100 @@
+"""What the sidecar must reach, checked against the figures of the run that has just ended.
+
+Strategy: a goal is a sentence, a function from the figures to the value that was reached, and a limit; ratios are taken
+within one run only. A goal whose work (or whose peer) was not run is not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.servers import PEER_SERVERS
+from bench.works import Figures
+
+OWN = "sidecar"
+
+Measured = Mapping[tuple[str, str], Figures]  # (work, server) to figures
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`value` of the figures must be at most `limit` (at least, where `at_least`). A missing figure is a KeyError."""
+
+    text: str
+    value: Callable[[Measured], float]
+    limit: float
+    at_least: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A goal, what was reached, and whether that is enough."""
+
+    goal: str
+    reached: float
+    met: bool
+
+
+def verdicts(measured: Measured) -> list[Verdict]:
+    """Every goal that this run can judge."""
+    return [verdict for goal in GOALS if (verdict := _judge(goal, measured))]
+
+
+def _judge(goal: Goal, measured: Measured) -> Verdict | None:
+    try:
+        reached = goal.value(measured)
+    except (KeyError, ValueError, ZeroDivisionError):
+        return None
+    return Verdict(goal.text, reached, reached >= goal.limit if goal.at_least else reached <= goal.limit)
+
+
+def _own(work: str, key: str) -> Callable[[Measured], float]:
+    return lambda measured: measured[work, OWN][key]
+
+
+def _to_floor(work: str, floor: str) -> Callable[[Measured], float]:
+    key = "cpu_us_per_event"
+    return lambda measured: measured[work, OWN][key] / measured[floor, "floor"][key]
+
+
+def _to_plain(work: str, plain: str) -> Callable[[Measured], float]:
+    key = "cpu_us_per_event"
+    return lambda measured: measured[work, OWN][key] / measured[plain, OWN][key]
+
+
+def _to_best_peer(work: str, key: str, best: Callable[[Sequence[float]], float] = min) -> Callable[[Measured], float]:
+    def value(measured: Measured) -> float:
+        peers = [measured[work, peer.name][key] for peer in PEER_SERVERS if (work, peer.name) in measured]
+        return measured[work, OWN][key] / best(peers)
+
+    return value
+
+
+_CPU, _MEDIAN, _P99, _RATE = "cpu_us_per_event", "delay_ms_median", "delay_ms_p99", "events_per_second"
+
+GOALS = (
+    Goal("HTTP/1.1, 1000 × 100/s: CPU at most 1.4 × the floor", _to_floor("h1-1000", "h1-1000"), 1.4),
+    Goal("… median delay below the best peer's (×)", _to_best_peer("h1-1000", _MEDIAN), 1.0),
+    Goal("… p99 delay below the best peer's (×)", _to_best_peer("h1-1000", _P99), 1.0),
+    Goal("… every event at every stream (not delivered)", _own("h1-1000", "not_delivered"), 0),
+    Goal("HTTP/1.1, 100 × 1000/s: CPU at most 1.8 × the floor", _to_floor("h1-100", "h1-100"), 1.8),
+    Goal("… CPU below the best peer's (×)", _to_best_peer("h1-100", _CPU), 1.0),
+    Goal("… every event at every stream (not delivered)", _own("h1-100", "not_delivered"), 0),
+    Goal("HTTP/2, 10 × 100 × 100/s: CPU at most half the HTTP/1.1 floor's", _to_floor("h2", "h1-1000"), 0.5),
+    Goal("… p99 delay at most 5 ms", _own("h2", _P99), 5.0),
+    Goal("… every event at every stream (not delivered)", _own("h2", "not_delivered"), 0),
+    Goal("flood, HTTP/1.1: at least 3 × the best peer's rate", _to_best_peer("h1-flood", _RATE, max), 3.0, True),
+    Goal("… every event at every stream (not delivered)", _own("h1-flood", "not_delivered"), 0),
+    Goal("flood, HTTP/2: at least 3 × the best peer's rate", _to_best_peer("h2-flood", _RATE, max), 3.0, True),
+    Goal("… every event at every stream (not delivered)", _own("h2-flood", "not_delivered"), 0),
+    Goal("nobody listens: at most 8 µs CPU a message", _own("nobody", "cpu_us_per_message"), 8.0),
+    Goal("100 000 binding keys: a match at most 1.5 × that of 10", _own("match", "cost_ratio"), 1.5),
+    Goal("opening a stream: at most 0.35 ms CPU", _own("opening", "cpu_ms_per_stream"), 0.35),
+    Goal("… a thousand at once within a second", _own("opening", "open_seconds"), 1.0),
+    Goal("an idle HTTP/1.1 stream: at most 14 KB", _own("memory-h1", "kb_per_stream"), 14.0),
+    Goal("an idle HTTP/2 stream: at most 8 KB", _own("memory-h2", "kb_per_stream"), 8.0),
+    Goal("5000 idle streams: at most 2 % of a core", _own("heartbeats", "core_percent"), 2.0),
+    Goal("TLS, HTTP/1.1: CPU at most 2.5 × plain", _to_plain("h1-tls", "h1-1000"), 2.5),
+    Goal("TLS, HTTP/2: CPU at most 2.5 × plain", _to_plain("h2-tls", "h2"), 2.5),
+)

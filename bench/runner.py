@@ -1,0 +1,148 @@
+"""The run: who does what when, and what the noise was.
+
+Strategy: work by work, the servers take turns, each in a fresh process that has been warmed up by a little traffic; in
+every round the order is turned by one. The floor runs first and last in each work's turn: the distance between its runs
+is what the machine's noise was worth there. Figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.client import Publisher, Shape, streams
+from bench.process import BenchError, Program, free_port
+from bench.servers import FLOOR, Place, Server
+from bench.works import Figures, Work
+
+WARM_UP = 300
+READY_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One server's run of one work: figures, or why there are none."""
+
+    work: str
+    server: str
+    figures: Figures
+    error: str | None = None
+
+
+@dataclass
+class Runner:
+    """Runs works over servers; `said` hears each result as it comes."""
+
+    directory: Path
+    rabbit_port: int
+    said: Callable[[Run], None]
+    runs: list[Run] = field(default_factory=list)
+
+    def run(
+        self, works: Sequence[Work], servers: Sequence[Server], rounds: int, floors: Sequence[Work] = ()
+    ) -> list[Run]:
+        """All of it, `floors` by the floor alone; returns every single run."""
+        for turn in range(rounds):
+            for work in [*floors, *works]:
+                takers = [FLOOR] if work in floors else [server for server in servers if work.takes(server)]
+                if getattr(work, "side_by_side", False):
+                    self._side_by_side(work, takers)
+                else:
+                    self._in_turn(work, _order(takers, turn))
+        return self.runs
+
+    def _in_turn(self, work: Work, servers: Sequence[Server]) -> None:
+        for server in servers:
+            self._note(self._try(work, server))
+
+    def _side_by_side(self, work: Work, servers: Sequence[Server]) -> None:
+        with ThreadPoolExecutor(max(len(servers), 1)) as pool:
+            for run in pool.map(lambda server: self._try(work, server), servers):
+                self._note(run)
+
+    def _note(self, run: Run) -> None:
+        self.runs.append(run)
+        self.said(run)
+
+    def _try(self, work: Work, server: Server) -> Run:
+        try:
+            with self._server(server, work.protocol) as (place, program):
+                return Run(work.name, server.name, work.measure(server, place, program))
+        except (BenchError, AssertionError) as error:
+            return Run(work.name, server.name, {}, str(error))
+
+    @contextlib.contextmanager
+    def _server(self, server: Server, protocol: str) -> Iterator[tuple[Place, Program]]:
+        port, side_port = free_port(), free_port()
+        directory = self.directory / f"{server.name}-{port}"
+        directory.mkdir()
+        place = Place(directory, protocol, port, side_port, self.rabbit_port)
+        start = server.start(place)
+        with Program(start.command, env=start.env, cwd=directory, log=directory / "log") as program:
+            program.wait_listening(port, READY_SECONDS)
+            if start.ready:
+                _wait_ready(program, side_port, start.ready)
+            _warm_up(server, place, program)
+            yield place, program
+
+
+def _order(servers: Sequence[Server], turn: int) -> list[Server]:
+    """The floor first and last, the others turned by one each round."""
+    others = [server for server in servers if server is not FLOOR]
+    cut = turn % max(len(others), 1)
+    floor = [FLOOR] if FLOOR in servers else []
+    return [*floor, *others[cut:], *others[:cut], *floor]
+
+
+def _wait_ready(program: Program, port: int, path: str) -> None:
+    end = time.monotonic() + READY_SECONDS
+    while time.monotonic() < end and program.process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", path)
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(0.05)
+    raise BenchError(f"{path} did not answer 200: {program.tail()}")
+
+
+def _warm_up(server: Server, place: Place, program: Program) -> None:
+    """A little traffic to a few streams: every code path and just-in-time compiler has run once, and it does work."""
+    shape = Shape(2, 10) if place.protocol.startswith("h2") else Shape(20)
+    with streams(place, shape, count=WARM_UP) as (load, _), Publisher(server, place, WARM_UP, 3000) as publisher:
+        publisher.wait(10)
+        result = load.result(5)
+    if result["missing"] or result["lost"]:
+        missed = result["missing"] + result["lost"]
+        raise BenchError(f"{missed} of {WARM_UP * 20} events missing in the warm-up: {program.tail()}")
+
+
+def medians(runs: Sequence[Run]) -> dict[tuple[str, str], Figures]:
+    """The figures of each (work, server): medians over its runs that have any."""
+    grouped: dict[tuple[str, str], list[Figures]] = {}
+    for run in runs:
+        if run.figures:
+            grouped.setdefault((run.work, run.server), []).append(run.figures)
+    return {
+        key: {name: statistics.median(figures[name] for figures in found) for name in found[0]}
+        for key, found in grouped.items()
+    }
+
+
+def noise(runs: Sequence[Run], key: str) -> dict[str, float]:
+    """For each work the floor ran more than once: (largest - smallest) / median of one of its figures."""
+    grouped: dict[str, list[float]] = {}
+    for run in runs:
+        if run.server == FLOOR.name and key in run.figures:
+            grouped.setdefault(run.work, []).append(run.figures[key])
+    return {
+        work: (max(found) - min(found)) / statistics.median(found)
+        for work, found in grouped.items()
+        if len(found) > 1 and statistics.median(found) > 0
+    }
