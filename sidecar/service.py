@@ -47,8 +47,9 @@ class Service:
         self.admin_address = ""
         self._deadlines = Deadlines()
         self._hub = Hub(self.broker, self._deadlines, flush=flush_corks)
-        self._streams = Streams(self._hub, self._deadlines)
+        self._streams = Streams(self._hub, self._deadlines, self.metrics)
         self._dispatch = Dispatch([CompiledRoute(route, self.metrics) for route in config.routes], self._streams)
+        self.metrics.measure = self._streams.measure
         self._no_routes = Dispatch([], self._streams)
         self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
         self._stopping = trio.Event()

@@ -26,6 +26,7 @@ from sidecar.http.routes import CompiledRoute
 from sidecar.hub.hub import Hub
 from sidecar.hub.port import Outlet
 from sidecar.hub.subscription import Subscription, Wanted
+from sidecar.observe.metrics import Metrics
 from sidecar.observe.reasons import CloseReason, DropReason, ResetReason
 
 SUBSCRIBE_WITHIN: Final = 5.0
@@ -80,7 +81,8 @@ class StreamOutlet(Outlet, Protocol):
 class Streams:
     """Every event stream of this process, and what they share."""
 
-    def __init__(self, hub: Hub, deadlines: Deadlines) -> None:
+    def __init__(self, hub: Hub, deadlines: Deadlines, metrics: Metrics) -> None:
+        self.metrics = metrics
         self.hub = hub
         self.deadlines = deadlines
         self.draining = False
@@ -115,8 +117,8 @@ class Streams:
 
     def measure(self) -> None:
         """Bring the gauges of the routes up to date, for a scrape."""
-        for stream in self.open:
-            stream.route.metrics.backlog_bytes = 0
+        for route in self.metrics.routes:
+            route.backlog_bytes = 0
         for stream in self.open:
             stream.route.metrics.backlog_bytes += stream.outlet.pending
 
