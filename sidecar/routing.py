@@ -144,7 +144,7 @@ def _parameter(segment: str, offset: int) -> str | None:
     if named := _PARAMETER.fullmatch(segment):
         return named[1]
     if segment.startswith("{") and segment.endswith("}"):
-        raise PatternError(f"{segment} is no parameter (a name is letters, digits, _ and -)", offset)
+        raise PatternError(f"{segment} is no parameter, whose name is of letters, digits, _ and -", offset)
     if refused := _REFUSED.search(segment):
         raise PatternError(_refusal(refused[0]), offset + refused.start())
     return None
@@ -152,7 +152,7 @@ def _parameter(segment: str, offset: int) -> str | None:
 
 def _refusal(character: str) -> str:
     if character in "{}":
-        return "a parameter is a whole segment: /{name}/"
+        return "a parameter must be a whole segment"
     if character in "?#":
-        return f"a path holds no {character} (a query is read as {{query.name}})"
+        return f"a path holds no {character}, and a query is read as {{query.name}}"
     return f"a path holds no {character!r}"

@@ -42,7 +42,7 @@ class Template:
             texts[-1] += text[start : token.start()]
             start = token.end()
             if token["stray"]:
-                raise TemplateError(f"a lone {token[0]} (write {token[0] * 2} for the character)", token.start())
+                raise TemplateError(f"a lone {token[0]}", token.start())
             if token["name"] is None:
                 texts[-1] += token[0][0]
             else:

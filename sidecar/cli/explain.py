@@ -17,7 +17,7 @@ from sidecar.topic import is_word
 
 
 def explain(
-    path: Annotated[str, typer.Argument(help="A request's path, with its query if it has one.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A request's path, with its query if it has one.")],
     config: ConfigPath = DEFAULT_PATH,
 ) -> None:
     """Show which route a path meets, its parameters, exchange and binding keys, and who may read it.

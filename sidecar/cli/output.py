@@ -7,6 +7,7 @@ from a configuration never pass rich's markup, and what is not printable is repl
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
@@ -29,7 +30,7 @@ def show_rows(rows: Sequence[Row], columns: Sequence[str]) -> None:
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*(cell(row[column]) for column in columns))
-    Console(highlight=False).print(table)
+    _console(sys.stdout).print(table)
 
 
 def show_one(row: Row) -> None:
@@ -42,13 +43,18 @@ def show_one(row: Row) -> None:
     table.add_column(overflow="fold")
     for key, value in row.items():
         table.add_row(key, cell(value))
-    Console(highlight=False).print(table)
+    _console(sys.stdout).print(table)
 
 
 def print_json(rows: Iterable[Row]) -> None:
     """Each row as one line of JSON on standard output."""
     for row in rows:
         print(json.dumps(row))
+
+
+def _console(stream: TextIO) -> Console:
+    # rich would leave bold and dim under NO_COLOR; whoever sets it wants a plain text.
+    return Console(file=stream, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
 
 
 def cell(value: object) -> Text:
@@ -68,7 +74,7 @@ def _printable(value: object) -> str:
 def show_mistakes(mistakes: Iterable[Mistake], *, to_stdout: bool = False) -> None:
     """Each mistake on one line; on a terminal its parts are told apart by style."""
     stream: TextIO = sys.stdout if to_stdout else sys.stderr
-    console = Console(file=stream, highlight=False)
+    console = _console(stream)
     for mistake in mistakes:
         if stream.isatty():
             console.print(_styled(mistake), soft_wrap=True)

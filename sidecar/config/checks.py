@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sidecar.config.model import EVENT_FIELDS, Declare, Reconnect
 from sidecar.config.tree import Finding, Location, Mapping, Place, Scalar, Tree, scalars
-from sidecar.config.values import GrammarError, seconds, shown
+from sidecar.config.values import GrammarError, bind_address, seconds, shown, template
 from sidecar.routing import PathPattern, PatternError
 from sidecar.template import Template, TemplateError
 
@@ -41,6 +41,14 @@ def _list(tree: Tree) -> list[Tree]:
 
 def _mapping(tree: Tree) -> Mapping:
     return tree if isinstance(tree, Mapping) else Mapping(Place(1, 1))
+
+
+def _is(grammar: Callable[[str], object], text: str) -> bool:
+    """Whether a text follows a grammar; that it does not, the model tells."""
+    with suppress(GrammarError):
+        grammar(text)
+        return True
+    return False
 
 
 def _broker_urls(root: Mapping) -> Iterator[Finding]:
@@ -73,7 +81,7 @@ def _addresses(root: Mapping) -> Iterator[Finding]:
     found.append((("admin", "bind"), _mapping(root.get("admin")).get("bind")))
     taken: list[str] = []
     for at, bind in found:
-        if isinstance(bind, Scalar):
+        if isinstance(bind, Scalar) and _is(bind_address, bind):
             if other := next((other for other in taken if _collide(bind, other)), None):
                 yield Finding(at, f"{shown(bind)} is taken", f"another listener has {shown(other)}")
             taken.append(bind)
@@ -126,19 +134,17 @@ def _pair(at: Location, tls: Mapping, folder: Path) -> Iterator[Finding]:
         try:
             # A password is given because without one OpenSSL would ask the terminal.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-        except (ssl.SSLError, OSError, ValueError) as error:
-            yield Finding(at, f"certificate and key do not serve: {_reason(error)}", "PEM files that belong together")
+        except (ssl.SSLError, OSError) as error:
+            apart = getattr(error, "reason", None) == "KEY_VALUES_MISMATCH"
+            fact = "the key is another certificate's" if apart else "no certificate and key to be read"
+            yield Finding(at, fact, "two PEM files that belong together, the key without a password")
 
 
 def _authorities(at: Location, ca: Path) -> Iterator[Finding]:
     try:
         ssl.create_default_context(cafile=str(ca))
-    except (ssl.SSLError, OSError) as error:
-        yield Finding(at, f"no certificates in it: {_reason(error)}", "a PEM file")
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error).lower().replace("_", " ")
+    except (ssl.SSLError, OSError):
+        yield Finding(at, "no certificates in it", "a PEM file")
 
 
 def _pattern(route: Mapping) -> PathPattern | None:
@@ -198,15 +204,19 @@ def _binding_headers(route: Mapping) -> Iterator[Finding]:
             if name == "x-match" and value not in _X_MATCH:
                 yield Finding(("binding_headers", name), f"{shown(value)} is no x-match", ", ".join(_X_MATCH))
             try:
-                Template.parse(value)
-            except TemplateError as error:
-                yield Finding(("binding_headers", name), error.fact, "placeholders are {name}")
+                template(value)
+            except GrammarError as error:
+                yield Finding(("binding_headers", name), error.fact, error.way_out)
 
 
 def _exchange_type(route: Mapping) -> Iterator[Finding]:
     declared = _mapping(route.get("declare")).get("type")
     if declared in ("direct", "topic", "fanout") and route.get("binding_headers") is not None:
-        yield Finding(("binding_headers",), f"a {declared} exchange takes no headers", "declare.type: headers")
+        yield Finding(
+            ("binding_headers",),
+            f"a {declared} exchange takes no headers",
+            "write declare.type: headers, or a binding_key",
+        )
     if declared == "direct" and route.get("binding_key") is None:
         yield Finding((), "a direct exchange without a binding_key", "name the routing key; # is no wildcard there")
 

@@ -26,7 +26,7 @@ def interpolate(text: str, environ: Mapping[str, str], folder: Path) -> str:
         if not inside:
             raise GrammarError("${ begins no reference", "${NAME}, ${NAME:-default} or ${file:PATH}; $$ is a dollar")
         if inside["file"]:
-            return _content(folder / inside["file"], inside["file"])
+            return _content(folder, inside["file"])
         # As in a shell, an empty variable counts as none where there is a default.
         if inside["default"] is not None:
             return environ.get(inside["name"]) or interpolate(inside["default"], environ, folder)
@@ -41,11 +41,13 @@ def _variable(name: str, environ: Mapping[str, str]) -> str:
     return environ[name]
 
 
-def _content(path: Path, written: str) -> str:
+def _content(folder: Path, name: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (folder / name).read_text(encoding="utf-8")
     except OSError as error:
-        raise GrammarError(f"cannot read the file {written}: {error.strerror}", f"looked for {path}") from None
+        raise GrammarError(
+            f"cannot read the file {name}: {error.strerror}", f"relative paths begin at {folder.resolve()}"
+        ) from None
     except UnicodeDecodeError:
-        raise GrammarError(f"the file {written} is not UTF-8 text", "binary values cannot be used here") from None
+        raise GrammarError(f"the file {name} is not UTF-8 text", "binary values cannot be used here") from None
     return text.removesuffix("\n").removesuffix("\r")

@@ -168,13 +168,13 @@ class Config(Settings):
     """The whole configuration."""
 
     broker: BrokerSettings = BrokerSettings()
-    """The message broker."""
+    """Where the messages come from."""
     listen: list[Listener] = Field(default_factory=lambda: [Listener(bind="0.0.0.0:8080")], min_length=1)
     """The public addresses."""
     admin: Admin = Admin()
     """The operators' address."""
     drain: Drain = Drain()
-    """How the end comes."""
+    """How open streams end when the process does."""
     defaults: RouteOptions = RouteOptions()
     """What every route says that does not say otherwise; mappings are merged key by key."""
     routes: list[Route] = Field(default_factory=list)

@@ -17,7 +17,11 @@ import yaml
 from sidecar.config.values import GrammarError
 
 _STR, _NULL, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "merge"))
-_TYPES = (yaml.YAMLError, ValueError, OverflowError)
+MOST_LEVELS = 50
+_TOO_DEEP = ("nested too deeply", f"at most {MOST_LEVELS} levels")
+
+# What PyYAML raises where a text is not of its tag; its own checks are few.
+_UNTYPED = (yaml.YAMLError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError)
 
 
 class Place(NamedTuple):
@@ -110,7 +114,7 @@ def read(text: str, interpolate: Callable[[str], str]) -> tuple[Mapping, list[Fi
     except yaml.MarkedYAMLError as error:
         return empty, [_syntax(error)]
     except RecursionError:
-        return empty, [Finding((), "nested too deeply", "a configuration has few levels", Place(1, 1))]
+        return empty, [Finding((), *_TOO_DEEP, Place(1, 1))]
     builder = _Builder(loader, interpolate)
     tree = builder.build(root, ()) if root is not None else None
     if tree is not None and not isinstance(tree, Mapping):
@@ -129,6 +133,9 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             scalar = self._scalar(node, at)
             return None if scalar.value is None else scalar
+        if len(self._open) > MOST_LEVELS:
+            self._report(node, at, *_TOO_DEEP)
+            return None
         if any(node is outer for outer in self._open):
             self._report(node, at, "an alias of what it stands in", "a value cannot hold itself")
             return None
@@ -144,9 +151,13 @@ class _Builder:
             text = self._interpolate(text)
         except GrammarError as error:
             self._report(node, at, error.fact, error.way_out)
+        scalar = self._text(node, text)
+        scalar.source, scalar.value = node.value, self._value(node, text, at)
+        return scalar
+
+    def _text(self, node: yaml.Node, text: str) -> Scalar:
         scalar = Scalar(text)
-        scalar.place, scalar.source = _place(node.start_mark), node.value
-        scalar.value = self._value(node, text, at)
+        scalar.place, scalar.source, scalar.value = _place(node.start_mark), text, text
         return scalar
 
     def _value(self, node: yaml.ScalarNode, text: str, at: Location) -> object:
@@ -154,7 +165,7 @@ class _Builder:
         tag = self._tag(text) if plain else node.tag
         try:
             return self._loader.construct_object(yaml.ScalarNode(tag, text))
-        except _TYPES:
+        except _UNTYPED:
             if not plain:
                 self._report(node, at, f"{node.tag} is no tag for this value", "leave the tag out")
             return text
@@ -169,6 +180,7 @@ class _Builder:
             item = self.build(child, (*at, index))
             if item is None:
                 self._report(child, (*at, index), "an empty item", "give it a value or leave it out")
+                item = self._text(child, "")
             items.append(item)
         return items
 
@@ -228,8 +240,13 @@ def _unreadable(text: str, position: int) -> Finding:
 
 def _syntax(error: yaml.MarkedYAMLError) -> Finding:
     mark = error.problem_mark or error.context_mark
-    context = f" {error.context}" if error.context and error.problem_mark else ""
-    fact = f"{error.problem}{context}" if error.problem else "no YAML"
+    fact, context = error.problem or "no YAML", error.context or ""
+    if context.startswith("expected"):
+        fact = f"{context} {fact}"
+    elif context:
+        fact += f" {context}"
+    if mark and error.context_mark and error.context_mark.line < mark.line:
+        fact += f" that begins in line {error.context_mark.line + 1}"
     return Finding((), re.sub(r"\s+", " ", fact), _hint(fact), _place(mark) if mark else Place(1, 1))
 
 
@@ -239,7 +256,7 @@ def _hint(fact: str) -> str:
         "mapping values are not allowed": "quote a text that holds a colon and a space, and look at the indentation",
         "cannot start any token": "quote a text that begins so",
         "expected a single document": "one file holds one configuration",
-        "undefined alias": "quote a text that begins with *",
+        "alias": "quote a text that begins with *",
         "flow": "quote a text that holds { } [ ] or a comma",
         "block": "look at the indentation",
         "quoted scalar": "close the quotes",

@@ -30,7 +30,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", re.ASCII)
 _BIND = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_HIDDEN = re.compile(r"://[^/\s]*@")
+_HIDDEN = re.compile(r"://\S*@")
 
 INTERPOLATED = r"\$\{.+\}"
 
@@ -48,7 +48,7 @@ def shown(value: object) -> str:
     """A value as a mistake may quote it: as it stands in the file, short, and without a URL's user and password."""
     text = str(getattr(value, "source", value))
     text = _HIDDEN.sub("://…@", text)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return (text if len(text) <= 60 else text[:59] + "…") or "an empty text"
 
 
 def seconds(text: str) -> float:
@@ -117,7 +117,9 @@ def template(text: str) -> str:
     try:
         Template.parse(text)
     except TemplateError as error:
-        raise GrammarError(f"{error.fact} at character {error.offset + 1}", "placeholders are {name}") from None
+        raise GrammarError(
+            f"character {error.offset + 1}: {error.fact}", "placeholders are {name}; {{ and }} are braces"
+        ) from None
     return text
 
 
@@ -126,7 +128,7 @@ def path_pattern(text: str) -> str:
     try:
         PathPattern.parse(text)
     except PatternError as error:
-        raise GrammarError(error.fact, f"at character {error.offset + 1}; a path is like /events/{{name}}") from None
+        raise GrammarError(f"character {error.offset + 1}: {error.fact}", "a path is like /events/{name}") from None
     return text
 
 
@@ -165,7 +167,7 @@ def _file(name: object, info: ValidationInfo) -> Path:
     folder = Path((info.context or {}).get("folder", ""))
     path = folder / str(name)
     if not path.is_file():
-        raise GrammarError(f"there is no file {shown(name)}", f"a path from the folder {folder.resolve()}")
+        raise GrammarError(f"there is no file {shown(name)}", f"relative paths begin at {folder.resolve()}")
     return path
 
 
@@ -192,12 +194,19 @@ def _listed(value: object) -> object:
 
 def _read(parse: Any) -> BeforeValidator:
     """Parse what is text; leave alone what has its type already."""
-    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+    def read(value: object) -> object:
+        if isinstance(value, list | dict):
+            form = "list" if isinstance(value, list) else "mapping"
+            raise GrammarError(f"must be one value, not a {form}", "quote a text that begins with { or [")
+        return parse(value) if isinstance(value, str) else value
+
+    return BeforeValidator(read)
 
 
 def _positive(value: float) -> float:
     if value <= 0:
-        raise GrammarError("must be more than nothing")
+        raise GrammarError("must be above zero")
     return value
 
 
@@ -249,4 +258,4 @@ BrokerUrls = Annotated[
     BeforeValidator(_listed),
     WithJsonSchema(_ONE_OR_MORE),
 ]
-Table = Annotated[dict[str, Any], BeforeValidator(_table), WithJsonSchema({"type": "object"})]
+Table = Annotated[dict[str, Annotated[Any, BeforeValidator(_table)]], WithJsonSchema({"type": "object"})]

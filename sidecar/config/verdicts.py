@@ -77,7 +77,8 @@ def _suggestion(word: str, known: list[str], *, listing: bool = True) -> str:
 
 
 def _description(at: Location) -> str:
-    return (_model(at[:-1]).written()[str(at[-1])].description or "").rstrip(".")
+    text = (_model(at[:-1]).written()[str(at[-1])].description or "").rstrip(".")
+    return text if text[:2].isupper() else text[:1].lower() + text[1:]
 
 
 def _model(at: Location) -> type[Settings]:
