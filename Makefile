@@ -9,7 +9,7 @@ PORT ?= 8080
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt setup lab clean
+.PHONY: help run test check fmt setup lab clean bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ setup: $(VENV)/.development ## the virtual environment with all that tests and c
 
 lab: ## the real programs the tests use (RabbitMQ, nginx, Chromium), by apt where they are missing
 	@tests/lab/install
+
+bench: $(VENV)/.runtime ## sidecar beside its peers, with a table, a JSON and a picture (ARGS="--quick"); see bench/README.md
+	$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .lab build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -16,6 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+FIRST_PORT, LAST_PORT = 10_000, 19_000
+
 _given: set[int] = set()
 
 
@@ -25,11 +27,11 @@ class BenchError(Exception):
 
 def free_port() -> int:
     """A port that nobody listens on now, below the range of outgoing connections, and not given out before."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+    for port in range(FIRST_PORT + os.getpid() % 5_000, LAST_PORT):
         if port not in _given and _is_free(port):
             _given.add(port)
             return port
-    raise BenchError("no free port between 20000 and 32000")
+    raise BenchError(f"no free port between {FIRST_PORT} and {LAST_PORT}")
 
 
 def _is_free(port: int) -> bool:

@@ -149,7 +149,12 @@ def as_json(report: Report) -> dict[str, Any]:
     rows = [_row(report, work, server.name) for work in report.works for server in report.servers]
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {"cpu": _cpu_model(), "cores": os.cpu_count(), "kernel": platform.release()},
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "kernel": platform.release(),
+            "load": os.getloadavg(),
+        },
         "versions": _versions(),
         "settings": report.settings,
         "left_out": report.left_out,

@@ -62,9 +62,20 @@ class Runner:
             self._note(self._try(work, server))
 
     def _side_by_side(self, work: Work, servers: Sequence[Server]) -> None:
-        with ThreadPoolExecutor(max(len(servers), 1)) as pool:
-            for run in pool.map(lambda server: self._try(work, server), servers):
+        """All at once; they are started and warmed up one by one, since they hear the same exchange."""
+        with contextlib.ExitStack() as stack, ThreadPoolExecutor(max(len(servers), 1)) as pool:
+            started = [
+                (server, *standing) for server in servers if (standing := self._enter(stack, work, server)) is not None
+            ]
+            for run in pool.map(lambda one: _measured(work, *one), started):
                 self._note(run)
+
+    def _enter(self, stack: contextlib.ExitStack, work: Work, server: Server) -> tuple[Place, Program] | None:
+        try:
+            return stack.enter_context(self._server(server, work.protocol))
+        except BenchError as error:
+            self._note(Run(work.name, server.name, {}, str(error)))
+            return None
 
     def _note(self, run: Run) -> None:
         self.runs.append(run)
@@ -73,8 +84,8 @@ class Runner:
     def _try(self, work: Work, server: Server) -> Run:
         try:
             with self._server(server, work.protocol) as (place, program):
-                return Run(work.name, server.name, work.measure(server, place, program))
-        except (BenchError, AssertionError) as error:
+                return _measured(work, server, place, program)
+        except BenchError as error:
             return Run(work.name, server.name, {}, str(error))
 
     @contextlib.contextmanager
@@ -90,6 +101,13 @@ class Runner:
                 _wait_ready(program, side_port, start.ready)
             _warm_up(server, place, program)
             yield place, program
+
+
+def _measured(work: Work, server: Server, place: Place, program: Program) -> Run:
+    try:
+        return Run(work.name, server.name, work.measure(server, place, program))
+    except (BenchError, AssertionError) as error:
+        return Run(work.name, server.name, {}, str(error))
 
 
 def _order(servers: Sequence[Server], turn: int) -> list[Server]:

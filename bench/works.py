@@ -240,7 +240,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Heartbeats:
-    """Many idle streams and a heartbeat each 15 s; all servers side by side, since each of them sleeps."""
+    """Many idle streams and a heartbeat each 15 s; all servers side by side, since each of them sleeps.
+
+    The comments prove the heartbeats; the one that opens a stream is among them where a server sends it.
+    """
 
     name: str
     title: str
@@ -251,7 +254,7 @@ class Heartbeats:
     side_by_side: bool = field(default=True)
     columns: tuple[Column, ...] = (
         Column("core_percent", "% of a core", 2, ratio=True),
-        Column("heartbeats", "heartbeats", 0),
+        Column("comments", "comments", 0),
     )
 
     def takes(self, server: Server) -> bool:
@@ -266,7 +269,7 @@ class Heartbeats:
             time.sleep(self.seconds)
             used, took = program.cpu() - before, time.monotonic() - began
             result = load.result(0)
-        return {"core_percent": used / took * 100, "heartbeats": result["comments"], "closed": result["closed"]}
+        return {"core_percent": used / took * 100, "comments": result["comments"], "closed": result["closed"]}
 
 
 @dataclass(frozen=True)
