@@ -1,4 +1,7 @@
-"""``sidecar explain``: which route a path meets, and what a client there would read."""
+"""``sidecar explain``: which route a path meets, and what a client there would read.
+
+Strategy: ask the very objects that answer requests (`sidecar.http.routes`), so that this cannot tell another story.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ import typer
 
 from sidecar.cli.configuration import DEFAULT_PATH, ConfigPath, read_or_exit
 from sidecar.cli.output import Row, show_one
-from sidecar.config.model import Route
-from sidecar.routing import Match, PathPattern, RouteTable
+from sidecar.http.routes import BadValueError, CompiledRoute
+from sidecar.observe.metrics import Metrics
+from sidecar.routing import Match, RouteTable
 from sidecar.template import Template
-from sidecar.topic import is_word
 
 
 def explain(
@@ -24,44 +27,44 @@ def explain(
 
     Exits with 1 when no route takes the path. A list on a terminal, one JSON object in a pipe.
     """
-    routes = read_or_exit(config).routes
+    metrics = Metrics()
+    routes = [CompiledRoute(route, metrics) for route in read_or_exit(config).routes]
     raw_path, _, query = path.partition("?")
-    match = RouteTable((PathPattern.parse(route.path), route) for route in routes).match(raw_path)
+    match = RouteTable((route.pattern, route) for route in routes).match(raw_path)
     if match is None:
         typer.echo(f"no route takes {raw_path}", err=True)
         raise typer.Exit(1)
-    show_one(_explained(match, dict(parse_qsl(query, keep_blank_values=True))))
+    # Of a repeated name the first counts, as in a request.
+    fields = dict(reversed(parse_qsl(query, keep_blank_values=True)))
+    show_one(_explained(match, match.parameters | {f"query.{name}": fields[name] for name in sorted(fields)}))
 
 
-def _explained(match: Match[Route], query: Mapping[str, str]) -> Row:
-    route = match.value
-    parameters = match.parameters | {f"query.{name}": value for name, value in query.items()}
-    refused = sorted(name for name in _used(route) if not is_word(parameters.get(name, "")))
-    if refused:
-        reason = f"400: not one word of a routing key: {', '.join(refused)}"
-        return {"route": route.path, "parameters": _shown(parameters), "exchange": route.exchange, "answer": reason}
+def _explained(match: Match[CompiledRoute], parameters: Mapping[str, str]) -> Row:
+    def value(name: str) -> str:
+        if name not in parameters:
+            raise BadValueError(f"the query must name {name.removeprefix('query.')}")
+        return parameters[name]
+
+    settings = match.value.settings
+    met = {"route": settings.path, "parameters": _printable(parameters), "exchange": settings.exchange}
+    try:
+        bindings = match.value.wanted(match.parameters, value).bindings
+    except BadValueError as error:
+        return {**met, "answer": f"400: {error}"}
     return {
-        "route": route.path,
-        "parameters": _shown(parameters),
-        "exchange": route.exchange,
-        "binding_key": [Template.parse(key).render(parameters.__getitem__) for key in route.binding_key],
-        "binding_headers": _rendered(route.binding_headers or {}, parameters.__getitem__),
-        "event": route.event,
-        "where": _rendered(route.where, lambda name: parameters.get(name, "")),
+        **met,
+        "binding_key": [binding.key for binding in bindings if not binding.headers],
+        "binding_headers": {name: text for binding in bindings for name, text in binding.headers},
+        "event": settings.event,
+        "where": _rendered(settings.where, value),
         "readers": "anybody",
     }
 
 
-def _used(route: Route) -> set[str]:
-    """The parameters that bindings are made of, and that must therefore be words."""
-    headers = (value for value in (route.binding_headers or {}).values() if isinstance(value, str))
-    return {name for text in (*route.binding_key, *headers) for name in Template.parse(text).names}
+def _rendered(texts: Mapping[str, str], value: Callable[[str], str]) -> dict[str, str]:
+    return {name: Template.parse(text).render(value) for name, text in texts.items()}
 
 
-def _rendered(texts: Mapping[str, object], value: Callable[[str], str]) -> dict[str, object]:
-    return {name: Template.parse(text).render(value) if isinstance(text, str) else text for name, text in texts.items()}
-
-
-def _shown(parameters: Mapping[str, str]) -> dict[str, str]:
+def _printable(parameters: Mapping[str, str]) -> dict[str, str]:
     # Bytes that are not UTF-8 are lone surrogates here, which no output takes.
     return {name: value.encode("utf-8", "replace").decode() for name, value in parameters.items()}

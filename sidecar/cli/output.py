@@ -49,7 +49,7 @@ def show_one(row: Row) -> None:
 def print_json(rows: Iterable[Row]) -> None:
     """Each row as one line of JSON on standard output."""
     for row in rows:
-        print(json.dumps(row))
+        print(json.dumps(row, default=str))
 
 
 def _console(stream: TextIO) -> Console:

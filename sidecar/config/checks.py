@@ -185,7 +185,7 @@ def _event(route: Mapping) -> Iterator[Finding]:
         parameters = pattern.parameters if pattern else ()
         if name in EVENT_FIELDS and name in parameters:
             yield Finding(("event",), f"{{{name}}} is both the message's and the path's", "rename the path's parameter")
-        elif name not in (*EVENT_FIELDS, *parameters) and not name.startswith(("headers.", "query.")):
+        elif name not in (*EVENT_FIELDS, *parameters) and not name.startswith("headers."):
             known = ", ".join((*EVENT_FIELDS, "headers.NAME", *parameters))
             yield Finding(("event",), f"unknown name {{{name}}}", f"known here: {known}")
 

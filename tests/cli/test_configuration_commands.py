@@ -68,6 +68,14 @@ def test_check_in_a_pipe_gives_the_report_and_2() -> None:
     assert done.stdout == f"{BROKEN}/{expected}"
 
 
+def test_values_that_json_does_not_know_are_texts(tmp_path: Path) -> None:
+    headers = "{x-match: all, since: 2026-11-21T10:00:00Z}"
+    (tmp_path / "c.yaml").write_text(f"routes: [{{path: /a, exchange: x, binding_headers: {headers}}}]")
+    expected = {"x-match": "all", "since": "2026-11-21 10:00:00+00:00"}
+    assert json.loads(invoke("check", "-c", tmp_path / "c.yaml").stdout)["binding_headers"] == expected
+    assert json.loads(invoke("explain", "-c", tmp_path / "c.yaml", "/a").stdout)["binding_headers"] == expected
+
+
 def test_check_on_a_terminal_is_a_table_within_80_columns() -> None:
     code, output = on_terminal("check", "-c", EXAMPLE, NO_COLOR="1")
     assert code == 0
@@ -128,19 +136,21 @@ def test_explain_resolves_the_binding_keys() -> None:
 
 
 def test_explain_reads_the_query_and_headers() -> None:
-    news = explained("/events/news?topic=sport&x=y%20z")
+    news = explained("/events/news?topic=sport&x=y%20z&topic=other")
     assert news["binding_key"] == ["news.sport.#", "news.all"]
     assert news["parameters"] == {"query.topic": "sport", "query.x": "y z"}
-    assert explained("/events/tenants/a%2Fb")["binding_headers"] == {"x-match": "all", "tenant": "a/b"}
+    tenant = explained("/events/tenants/a%2Fb")
+    assert tenant["binding_headers"] == {"x-match": "all", "tenant": "a/b"}
+    assert tenant["binding_key"] == []
 
 
 @pytest.mark.parametrize("path", ["/events/orders/a.b", "/events/orders/", "/events/orders/%23", "/events/orders/%ff"])
 def test_explain_says_which_value_would_be_refused(path: str) -> None:
-    assert explained(path)["answer"] == "400: not one word of a routing key: order"
+    assert str(explained(path)["answer"]).startswith("400: order must be one word of a routing key")
 
 
 def test_explain_misses_a_query() -> None:
-    assert explained("/events/news")["answer"] == "400: not one word of a routing key: query.topic"
+    assert explained("/events/news")["answer"] == "400: the query must name topic"
 
 
 def test_explain_exits_with_1_where_no_route_is() -> None:
