@@ -7,6 +7,7 @@ where the protocol says so (the last chunk, END_STREAM, or a close where the len
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterable
@@ -208,7 +209,7 @@ async def _read_http1(stream: trio.abc.Stream, response: Response, method: str) 
         await _read_head(reader, response)
         await _read_body(reader, response, method)
     except (EOFError, trio.BrokenResourceError) as broken:
-        response.finish(f"aborted: {broken.__cause__ or broken}")
+        response.finish(f"aborted: {broken.__cause__ or broken!r}")
     except trio.ClosedResourceError:
         response.finish("left")
     else:
@@ -293,6 +294,7 @@ class Http2:
         keep_body: bool = True,
     ) -> Http2Stream:
         """Open a stream; its response fills by itself."""
+        assert self.broken is None, self.broken
         stream = Http2Stream(self, self.state.get_next_available_stream_id(), Response(keep_body=keep_body), reading)
         self._streams[stream.id] = stream
         pseudo = [(":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", path)]
@@ -331,7 +333,7 @@ class Http2:
                     self._handle(event)
                 await self.flush()
         except (trio.BrokenResourceError, h2.exceptions.ProtocolError) as broken:
-            end = f"aborted: {broken.__cause__ or broken}"
+            end = f"aborted: {broken.__cause__ or broken!r}"
         except trio.ClosedResourceError:
             end = "left"
         self.broken = end
@@ -355,8 +357,9 @@ class Http2:
             self.state.increment_flow_control_window(octets)
         if stream is None:
             return
-        if octets and stream.reading and event.stream_ended is None:
-            self.state.increment_flow_control_window(octets, event.stream_id)
+        if octets and stream.reading:
+            with contextlib.suppress(h2.exceptions.StreamClosedError):  # it may have ended later in the same read
+                self.state.increment_flow_control_window(octets, event.stream_id)
         stream.response.feed(event.data)
 
     def _advance(self, event: h2.events.Event, stream: Http2Stream) -> None:
