@@ -5,9 +5,9 @@ listener=$!
 try=0
 while kill -0 $listener 2>/dev/null; do
   try=$((try + 1))
-  if [ $try -gt 30 ]; then
+  if [ $try -gt "${TRIES:-30}" ]; then
     kill $listener
-    echo "no event at $STREAM within 30 tries" >&2
+    echo "no event at $STREAM within ${TRIES:-30} tries" >&2
     exit 1
   fi
   sidecar publish -c "$CONFIG" "$EXCHANGE" "$ROUTING_KEY" "helm test" || { kill $listener; exit 1; }

@@ -30,7 +30,7 @@ def _problem(admin: str) -> str | None:
     try:
         status, body = _ask(admin)
     except (OSError, HTTPException, ValueError) as error:
-        return str(error) or type(error).__name__
+        return str(error).strip() or type(error).__name__
     return None if status == 200 else f"/livez says {status}: {body.strip()}"
 
 
