@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bench.broker import rabbitmq
 from bench.build import BuildError, build
+from bench.check import check_client
 from bench.process import BenchError
 from bench.report import Report, tables, write
 from bench.runner import Run, Runner
@@ -29,7 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=names, metavar="SERVER", help=f"of: {', '.join(names)}")
     parser.add_argument("--work", action="append", choices=rows, metavar="WORK", help=f"of: {', '.join(rows)}")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often each server takes its turn")
-    parser.add_argument("--build", action="store_true", help="only build and install everything, measure nothing")
+    parser.add_argument("--build", action="store_true", help="only build and install everything and check the client")
     return parser.parse_args()
 
 
@@ -60,11 +61,12 @@ def main() -> int:
     try:
         with console.status("building and installing the parts (the first time takes a minute)"):
             missing = build()
+            check_client()
         if arguments.build:
             return 0
         rows, servers = _chosen(arguments, missing)
-        with tempfile.TemporaryDirectory(prefix="bench-") as name, rabbitmq(Path(name)) as port:
-            runner = Runner(Path(name), port, lambda run: _say(console, run))
+        with tempfile.TemporaryDirectory(prefix="bench-") as name, rabbitmq(Path(name)) as (port, node):
+            runner = Runner(Path(name), port, node, lambda run: _say(console, run))
             runs = runner.run(rows, servers, arguments.rounds, _floors(rows, arguments.quick))
     except (BuildError, BenchError) as error:
         console.print(f"bench: {error}", style="red", highlight=False)

@@ -50,8 +50,8 @@ def _environment(home: Path, port: int, epmd_port: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def rabbitmq(directory: Path) -> Iterator[int]:
-    """A RabbitMQ node in `directory`; yields its AMQP port."""
+def rabbitmq(directory: Path) -> Iterator[tuple[int, Program]]:
+    """A RabbitMQ node in `directory`; yields its AMQP port and the running program."""
     home = directory / "rabbitmq"
     home.mkdir()
     port, epmd_port = free_port(), free_port()
@@ -63,4 +63,4 @@ def rabbitmq(directory: Path) -> Iterator[int]:
     ):
         names.wait_listening(epmd_port)
         node.wait_logged("Server startup complete")
-        yield port
+        yield port, node

@@ -51,7 +51,7 @@ class Load:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # so that reading its first line does not swallow the second
         )
 
     def __enter__(self) -> Self:
@@ -65,11 +65,13 @@ class Load:
         """Wait until all streams are open; how long that took. Raises `BenchError` when not all of them are."""
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], OPEN_SECONDS)
-        found = json.loads(self._process.stdout.readline() or "{}") if ready else {}
+        found = json.loads(self._process.stdout.readline() or b"{}") if ready else {}
         if found.get("opened") != self._shape.total:
             self._process.kill()
             errors = self._process.communicate()[1]
-            raise BenchError(f"{found.get('opened', 0)} of {self._shape.total} streams opened: {errors[-400:].strip()}")
+            raise BenchError(
+                f"{found.get('opened', 0)} of {self._shape.total} streams opened: {errors.decode()[-400:].strip()}"
+            )
         return dict(found)
 
     def result(self, patience: float) -> dict[str, Any]:

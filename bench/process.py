@@ -18,6 +18,7 @@ from pathlib import Path
 
 FIRST_PORT, LAST_PORT = 10_000, 19_000
 
+_CPU_LINE = Path("/proc/stat")
 _given: set[int] = set()
 
 
@@ -115,6 +116,18 @@ class Program:
     def tail(self) -> str:
         """The last lines of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) or "(its log is empty)"
+
+
+def machine_cpu() -> float:
+    """Seconds of CPU all programs of this machine have used (and a hypervisor has taken) since it was started."""
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, _CPU_LINE.read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def own_cpu() -> float:
+    """Seconds of CPU this process and its children (those that have ended) have used."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def _session(pid: int) -> int | None:

@@ -20,6 +20,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from bench.build import HERE, tool
 from bench.goals import verdicts
@@ -28,6 +29,7 @@ from bench.runner import Run, medians, noise
 from bench.servers import FLOOR, Server
 from bench.works import Figures, Work
 
+DISTURBED_CORES = 0.15
 RESULTS = HERE / "results"
 
 
@@ -56,12 +58,12 @@ class Report:
 
 def tables(report: Report) -> RenderableType:
     """A table for each work, a line for each server, the ratio to the floor beside the figure; then the goals."""
-    parts = [_table(report, work) for work in report.works]
+    parts = [part for work in report.works for part in (Text(work.title, "bold"), _table(report, work))]
     return Group(_title(report), "", *parts, *_goals(report), _footnotes(report))
 
 
 def _table(report: Report, work: Work) -> Table:
-    shown = Table("server", box=box.SIMPLE_HEAD, title=work.title, title_justify="left", title_style="bold")
+    shown = Table("server", box=box.SIMPLE_HEAD)
     for column in work.columns:
         shown.add_column(column.head, justify="right")
         if column.ratio:
@@ -87,12 +89,12 @@ def _cells(report: Report, work: Work, server: str, figures: Figures) -> list[st
 def _goals(report: Report) -> list[RenderableType]:
     if not (found := verdicts(report.figures)):
         return []
-    shown = Table("goal", box=box.SIMPLE_HEAD, title="what it must reach", title_justify="left", title_style="bold")
+    shown = Table("goal", box=box.SIMPLE_HEAD)
     shown.add_column("reached", justify="right")
     for verdict in found:
         style = "green" if verdict.met else "red"
         shown.add_row(verdict.goal, f"[{style}]{verdict.reached:,.2f} {'yes' if verdict.met else 'NO'}[/]")
-    return [shown]
+    return [Text("what it must reach", "bold"), shown]
 
 
 def _error(report: Report, work: Work, server: str) -> str | None:
@@ -111,6 +113,17 @@ def _footnotes(report: Report) -> str:
         f"failed: {run.server} in {run.work}: {escape(_last_line(run.error))}" for run in report.runs if run.error
     ]
     return "\n".join([f"Noise (the floor against itself, CPU): {', '.join(lines) or 'not measured'}", *out, *failed])
+
+
+def _disturbed(report: Report) -> list[str]:
+    """The runs during which other programs of the machine took CPU worth a word."""
+    found = [run for run in report.runs if run.figures.get("others_cores", 0.0) > DISTURBED_CORES]
+    named = ", ".join(sorted({f"{run.server} in {run.work}" for run in found}))
+    return (
+        [f"disturbed by other programs of this machine: {len(found)} of {len(report.runs)} runs: {named}"]
+        if found
+        else []
+    )
 
 
 def _last_line(text: str) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.client import Publisher, Shape, streams
-from bench.process import BenchError, Program, free_port
+from bench.process import BenchError, Program, free_port, machine_cpu, own_cpu
 from bench.servers import FLOOR, Place, Server
 from bench.works import Figures, Work
 
@@ -41,6 +41,7 @@ class Runner:
 
     directory: Path
     rabbit_port: int
+    rabbit: Program
     said: Callable[[Run], None]
     runs: list[Run] = field(default_factory=list)
 
@@ -84,9 +85,21 @@ class Runner:
     def _try(self, work: Work, server: Server) -> Run:
         try:
             with self._server(server, work.protocol) as (place, program):
-                return _measured(work, server, place, program)
+                return self._measured_alone(work, server, place, program)
         except BenchError as error:
             return Run(work.name, server.name, {}, str(error))
+
+    def _measured_alone(self, work: Work, server: Server, place: Place, program: Program) -> Run:
+        """A run, and how much CPU all that is no part of it took meanwhile, in cores."""
+        began, machine, ours = time.monotonic(), machine_cpu(), self._ours(program)
+        run = _measured(work, server, place, program)
+        others = machine_cpu() - machine - (self._ours(program) - ours)
+        if run.figures:
+            run.figures["others_cores"] = max(others, 0.0) / (time.monotonic() - began)
+        return run
+
+    def _ours(self, program: Program) -> float:
+        return own_cpu() + program.cpu() + self.rabbit.cpu()
 
     @contextlib.contextmanager
     def _server(self, server: Server, protocol: str) -> Iterator[tuple[Place, Program]]:
