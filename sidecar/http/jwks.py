@@ -98,7 +98,7 @@ class FetchedKeys:
         self._keys: KeySet | None = None
         self._problem = "the issuer's keys have not been fetched yet"
         self._failing = True
-        self._fetching = True  # as good as: `run` begins with it
+        self._under_way = True  # a fetch, or the bell for one; `run` begins with one
         self._unknown: dict[tuple[str, str | None], None] = {}
         self._asked_at = -REFRESH_INTERVAL
         self._ring = trio.Event()
@@ -134,11 +134,11 @@ class FetchedKeys:
     async def _refreshed(self) -> None:
         """Wait for the fetch that is under way, or for a new one. Raises `AwayError` when it is too early for that."""
         now = trio.current_time()
-        if not self._fetching:
+        if not self._under_way:
             if now < self._asked_at + REFRESH_INTERVAL:
                 # No refusal: the key may be a new one, and a refusal would be the end for a browser's EventSource.
                 raise AwayError(self._problem if self._failing else "the issuer was asked for its keys just now")
-            self._asked_at = now
+            self._asked_at, self._under_way = now, True
             self._ring.set()
         with trio.move_on_after(FETCH_WITHIN) as limit:
             await self._answered.wait()
@@ -151,7 +151,7 @@ class FetchedKeys:
             del self._unknown[next(iter(self._unknown))]
 
     async def _fetch(self) -> None:
-        self._fetching = True
+        self._under_way = True
         try:
             with trio.fail_after(FETCH_WITHIN):
                 self._keys = read_key_set(await self._body())
@@ -163,7 +163,7 @@ class FetchedKeys:
             self._failing = False
             self._unknown.clear()
         finally:
-            self._fetching = False
+            self._under_way = False
 
     async def _body(self) -> bytes:
         body = b""
