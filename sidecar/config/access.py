@@ -12,7 +12,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from sidecar.access import ALGORITHMS, TokenSource, Wanted
 from sidecar.config.keys import fitting, read_public_key
@@ -24,6 +33,7 @@ _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 §
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9]\d{0,4}))?")
 _SOCKET = re.compile(r"http://unix:(?P<socket>/[^:]+):(?P<path>/\S*)")
+_ONE_OR_MORE = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 # What the connection to the application is made of, and what says who asked (X-Forwarded-*): not the client's to set.
@@ -48,6 +58,8 @@ def http_url(text: str) -> str:
 
 def application_url(text: str) -> str:
     """An ``http_url``, or ``http://unix:/run/app.sock:/path`` for a unix socket (as nginx writes it)."""
+    if text.startswith("http://unix:") and not _SOCKET.fullmatch(text):
+        raise GrammarError(f"{shown(text)} names no socket and path", "like http://unix:/run/app.sock:/may-read")
     return text if _SOCKET.fullmatch(text) else http_url(text)
 
 
@@ -92,6 +104,13 @@ def passed_field(text: str) -> str:
     return name
 
 
+def word(text: str) -> str:
+    """A name that a placeholder can have, checked and unchanged."""
+    if not _WORD.fullmatch(text):
+        raise GrammarError(f"{shown(text)} can be no placeholder's name", "letters, digits, _ and -, like user")
+    return text
+
+
 def algorithm(text: str) -> str:
     """A signature algorithm (`sidecar.access.ALGORITHMS`), checked and unchanged."""
     if text.lower() == "none":
@@ -116,7 +135,8 @@ def _each_once(texts: list[str]) -> list[str]:
 
 HttpUrl = Annotated[str, AfterValidator(http_url)]
 ApplicationUrl = Annotated[str, AfterValidator(application_url)]
-Word = Annotated[str, Field(pattern=f"^{_WORD.pattern}$")]
+Word = Annotated[str, AfterValidator(word)]
+Texts = Annotated[list[str], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
 
 
 class Keys(Settings):
@@ -168,7 +188,7 @@ class Jwt(Settings):
     """The signature algorithms that count; there is no default, and never none."""
     issuer: str | None = None
     """What iss must be; absent: not looked at."""
-    audience: str | list[str] | None = None
+    audience: Annotated[Texts, Field(min_length=1), WithJsonSchema(_ONE_OR_MORE)] | None = None
     """What aud must be or hold; of a list, one is enough; absent: not looked at."""
     sources: Annotated[
         list[Annotated[str, AfterValidator(token_source)]],
