@@ -8,6 +8,7 @@ percent-encoded, the body as it is, its type in Content-Type, the rest in the qu
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -26,6 +27,7 @@ from sidecar.broker.port import Broker, BrokerAway, BrokerError
 from sidecar.cli.configuration import DEFAULT_PATH, ConfigPath, read_or_exit
 from sidecar.config.model import BrokerSettings
 from sidecar.config.values import GrammarError, seconds
+from sidecar.observe import log
 
 LINE_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of one line of standard input, as many as a running sidecar takes in a request."""
@@ -187,11 +189,14 @@ async def _to_broker(
     settings: BrokerSettings, exchange: str, routing_key: str, properties: Properties, within: float
 ) -> AsyncIterator[Publisher]:
     broker = open_broker(settings)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(broker.run)
-        await _connected(broker, within)
-        yield lambda body: broker.publish(exchange, routing_key, body, properties)
-        nursery.cancel_scope.cancel()
+    # What the service would log, this command tells in its own words, once, and only when it failed.
+    with open(os.devnull, "w") as nowhere:
+        log.configure(nowhere)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broker.run)
+            await _connected(broker, within)
+            yield lambda body: broker.publish(exchange, routing_key, body, properties)
+            nursery.cancel_scope.cancel()
 
 
 async def _connected(broker: Broker, within: float) -> None:
