@@ -127,7 +127,7 @@ def _disturbed(report: Report) -> list[str]:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no word"])[-1]
+    return (text.strip().splitlines() or ["no word"])[-1][-160:]
 
 
 def _cpu_model() -> str:

@@ -112,7 +112,10 @@ class Runner:
             program.wait_listening(port, READY_SECONDS)
             if start.ready:
                 _wait_ready(program, side_port, start.ready)
-            _warm_up(server, place, program)
+            try:
+                _warm_up(server, place)
+            except BenchError as error:
+                raise BenchError(f"in the warm-up: {error}; its log: {program.tail()}") from None
             yield place, program
 
 
@@ -143,7 +146,7 @@ def _wait_ready(program: Program, port: int, path: str) -> None:
     raise BenchError(f"{path} did not answer 200: {program.tail()}")
 
 
-def _warm_up(server: Server, place: Place, program: Program) -> None:
+def _warm_up(server: Server, place: Place) -> None:
     """A little traffic to a few streams: every code path and just-in-time compiler has run once, and it does work."""
     shape = Shape(2, 10) if place.protocol.startswith("h2") else Shape(20)
     with streams(place, shape, count=WARM_UP) as (load, _), Publisher(server, place, WARM_UP, 3000) as publisher:
@@ -151,7 +154,7 @@ def _warm_up(server: Server, place: Place, program: Program) -> None:
         result = load.result(5)
     if result["missing"] or result["lost"]:
         missed = result["missing"] + result["lost"]
-        raise BenchError(f"{missed} of {WARM_UP * 20} events missing in the warm-up: {program.tail()}")
+        raise BenchError(f"{missed} of {WARM_UP * 20} events missing")
 
 
 def medians(runs: Sequence[Run]) -> dict[tuple[str, str], Figures]:
