@@ -30,8 +30,12 @@ class _Exchange:
 
     def check_same(self, wanted: Declaration) -> None:
         """Raise `BrokerRefused` where a declaration differs from the exchange (§1.7.2.1, equivalence)."""
-        for argument in ("type", "durable", "auto_delete", "internal", "arguments"):
-            current, received = getattr(self.declaration, argument), getattr(wanted, argument)
+        for argument, current, received in zip(
+            ("type", "durable", "auto_delete", "internal", "alternate-exchange"),
+            _compared(self.declaration),
+            _compared(wanted),
+            strict=True,
+        ):
             if current != received:
                 raise BrokerRefused(
                     f"inequivalent arg '{argument}' for exchange '{self.name}': "
@@ -39,8 +43,13 @@ class _Exchange:
                 )
 
 
+def _compared(each: Declaration) -> tuple[object, ...]:
+    """What RabbitMQ compares; other arguments may differ."""
+    return (each.type, each.durable, each.auto_delete, each.internal, each.arguments.get("alternate-exchange"))
+
+
 def _said(value: object) -> str:
-    return f"'{str(value).lower() if isinstance(value, bool) else value}'"
+    return "none" if value is None else f"'{str(value).lower() if isinstance(value, bool) else value}'"
 
 
 class MemoryTap:

@@ -1,0 +1,292 @@
+"""RabbitMQ: a connection that is kept, the taps on it, and publishing.
+
+Strategy: a plain loop. Try the URLs in turn, wait between rounds with full jitter under a bound that doubles, and on a
+connection make every tap stand before it counts as connected. A lost connection is no error to anybody: each sink hears
+`lost` at once and `restored` once, when its queue and all its bindings stand again. aio-pika's own robust classes are
+not used: they would bring back a queue that missed messages without a word.
+
+Publishing has a connection of its own, opened by the first message. Under a memory or disk alarm RabbitMQ stops
+reading from connections that publish, and then a binding must not have to wait behind a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+import aiormq.exceptions
+import structlog
+import trio
+import trio_asyncio  # type: ignore[import-untyped]
+from aiormq.abc import AbstractChannel
+from pydantic import SecretStr
+from yarl import URL
+
+from sidecar.amqp import Properties
+from sidecar.broker.exchanges import check_key
+from sidecar.broker.link import Link, place
+from sidecar.broker.messages import to_pamqp, translated, words
+from sidecar.broker.port import BrokerAway, BrokerError, BrokerRefused, Exchange, Sink
+from sidecar.broker.taps import RabbitTap
+from sidecar.config.model import BrokerTls, Reconnect
+
+SETTLED_AFTER: Final = 5.0
+"""Seconds a connection must have stood for the waits between tries to begin anew."""
+
+_log = structlog.get_logger("sidecar.broker")
+
+
+def pause(failures: int, reconnect: Reconnect) -> float:
+    """Seconds to wait after so many failures in a row: full jitter, so that a thousand clients come back spread."""
+    bound = min(reconnect.max, reconnect.min * 2 ** min(failures, 32))
+    return random.uniform(0, bound)
+
+
+def tls_context(settings: BrokerTls | None) -> ssl.SSLContext:
+    """A client's context that verifies; reads the files anew, since they rotate. Raises OSError (SSLError is one)."""
+    context = ssl.create_default_context(cafile=settings.ca if settings and settings.ca else None)
+    if settings is not None and settings.certificate is not None:
+        context.load_cert_chain(settings.certificate, settings.key)
+    return context
+
+
+class RabbitMQ:
+    """A `sidecar.broker.port.Broker`: one or several URLs of the same broker or cluster."""
+
+    def __init__(
+        self,
+        urls: Sequence[SecretStr],
+        *,
+        tls: BrokerTls | None = None,
+        heartbeat: float = 30.0,
+        reconnect: Reconnect | None = None,
+    ) -> None:
+        self._urls = [URL(url.get_secret_value()) for url in urls]
+        self._tls = tls
+        self._heartbeat = heartbeat
+        self._reconnect = reconnect or Reconnect()
+        self._problem: str | None = "not connected yet"
+        self._connected = trio.Event()
+        self._link: Link | None = None
+        self._nursery: trio.Nursery | None = None
+        self._taps: set[RabbitTap] = set()
+        self._publisher: _Publisher | None = None
+
+    def __repr__(self) -> str:
+        return f"<RabbitMQ {', '.join(map(place, self._urls))} {self._problem or 'connected'}>"
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can flow now."""
+        return self._connected.is_set()
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not connected, in one line."""
+        return self._problem
+
+    async def run(self) -> None:
+        """Connect and keep connected until cancelled."""
+        async with trio_asyncio.open_loop() as loop:
+            loop.set_exception_handler(_log_stray)
+            try:
+                await self._keep_connected(loop)
+            finally:
+                self._problem = "stopped"
+
+    async def wait_connected(self) -> None:
+        """Return once connected."""
+        await self._connected.wait()
+
+    async def tap(self, exchange: Exchange, sink: Sink) -> RabbitTap:
+        """Open a queue on an exchange."""
+        link = self._live_link()
+        tap = RabbitTap(exchange, sink, self._reopen_soon)
+        try:
+            await link.call(tap.open(link))
+        except BaseException:
+            tap.closed = True
+            if link.alive:
+                link.start(tap.close_remains())
+            raise
+        if link is not self._link:
+            raise BrokerAway(self._problem or "the broker is not connected")
+        self._taps = {each for each in self._taps if not each.closed} | {tap}
+        return tap
+
+    async def publish(self, exchange: str, routing_key: str, body: bytes, properties: Properties | None = None) -> None:
+        """Publish one message and wait for the broker's confirmation; while an alarm blocks it, until cancelled.
+
+        A message without a message id is given a random one. Floating point headers travel with 32 bits.
+        """
+        check_key(routing_key)
+        self._live_link()
+        publisher = self._publisher
+        assert publisher is not None
+        await publisher.publish(exchange, routing_key, body, properties)
+
+    def _live_link(self) -> Link:
+        if self._link is None or not self._link.alive:
+            raise BrokerAway(self._problem or "the broker is not connected")
+        return self._link
+
+    # Keeping connected
+
+    async def _keep_connected(self, loop: asyncio.AbstractEventLoop) -> None:
+        failures = 0
+        while True:
+            for url in self._urls:
+                began = trio.current_time()
+                was_connected = await self._live(loop, url)
+                if was_connected and trio.current_time() - began >= SETTLED_AFTER:
+                    failures = 0
+                if was_connected:
+                    break
+            await trio.sleep(pause(failures, self._reconnect))
+            failures += 1
+
+    async def _live(self, loop: asyncio.AbstractEventLoop, url: URL) -> bool:
+        """One connection's life. Returns whether there was one; `problem` says why it is over."""
+        async with trio.open_nursery() as nursery:
+            try:
+                link = await self._open(nursery, loop, url)
+            except BrokerAway as error:
+                self._say(str(error))
+                return False
+            try:
+                await self._stand(nursery, loop, url, link)
+                await link.ended.wait()
+            except BrokerAway:
+                pass
+            finally:
+                publisher = self._publisher
+                self._fall(f"{place(url)}: {link.why_ended}")
+                if publisher is not None:
+                    await publisher.aclose()
+                await link.aclose()
+                nursery.cancel_scope.cancel()
+        return True
+
+    async def _open(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop, url: URL) -> Link:
+        return await Link.open(nursery, loop, url, lambda: tls_context(self._tls), self._heartbeat)
+
+    async def _stand(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop, url: URL, link: Link) -> None:
+        """Make every tap stand, then be connected."""
+        self._nursery, self._link = nursery, link
+        self._publisher = _Publisher(lambda: self._open(nursery, loop, url))
+        for tap in tuple(self._taps):
+            await self._restore(tap, link)
+        self._problem = None
+        self._connected.set()
+        _log.info("connected to the broker", broker=place(url))
+
+    def _fall(self, problem: str) -> None:
+        self._link = self._nursery = self._publisher = None
+        if self._connected.is_set():
+            self._connected = trio.Event()
+        self._say(problem)
+        for tap in tuple(self._taps):
+            if not tap.closed and tap.standing:
+                tap.fall()
+                tap.sink.lost()
+
+    def _say(self, problem: str) -> None:
+        if problem != self._problem:
+            _log.warning("not connected to the broker", problem=problem)
+        self._problem = problem
+
+    # Taps that fell
+
+    async def _restore(self, tap: RabbitTap, link: Link) -> None:
+        """Make a tap stand again and tell its sink. Raises `BrokerAway` when the connection breaks meanwhile."""
+        if tap.closed:
+            self._taps.discard(tap)
+            return
+        try:
+            await link.call(tap.open(link))
+        except BrokerRefused as error:
+            self._taps.discard(tap)
+            tap.closed = True
+            link.start(tap.close_remains())
+            tap.sink.refused(error)
+        else:
+            if not tap.closed:
+                tap.sink.restored()
+
+    def _reopen_soon(self, tap: RabbitTap) -> None:
+        """A tap fell while its connection stands: somebody deleted its queue, or its exchange."""
+        tap.sink.lost()
+        if self._nursery is not None and self._link is not None:
+            self._nursery.start_soon(self._reopen, tap, self._link)
+
+    async def _reopen(self, tap: RabbitTap, link: Link) -> None:
+        # A pause, lest a policy that deletes what we declare keeps both sides busy.
+        await trio.sleep(pause(0, self._reconnect))
+        try:
+            await self._restore(tap, link)
+        except BrokerAway:
+            pass  # the next connection restores it
+
+
+class _Publisher:
+    """Publishing over a connection of its own, one channel with confirms (RabbitMQ's extension Confirm)."""
+
+    def __init__(self, open_link: Callable[[], Awaitable[Link]]) -> None:
+        self._open_link = open_link
+        self._opening = trio.Lock()
+        self._link: Link | None = None
+        self._channel: AbstractChannel | None = None
+        self._known: set[str] = set()
+
+    async def publish(self, exchange: str, routing_key: str, body: bytes, properties: Properties | None) -> None:
+        async with self._opening:
+            link = await self._live_link()
+            await link.call(self._check_exists(link, exchange))
+            channel = await self._live_channel(link)
+        await link.call(self._publish(channel, exchange, routing_key, body, properties), cancellable=True)
+
+    async def _live_link(self) -> Link:
+        if self._link is None or not self._link.alive:
+            self._link, self._channel = await self._open_link(), None
+        return self._link
+
+    async def _live_channel(self, link: Link) -> AbstractChannel:
+        if self._channel is None or self._channel.is_closed:
+            self._channel = await link.call(link.channel(confirms=True))
+        return self._channel
+
+    async def aclose(self) -> None:
+        if self._link is not None:
+            await self._link.aclose()
+
+    async def _publish(
+        self, channel: AbstractChannel, exchange: str, routing_key: str, body: bytes, properties: Properties | None
+    ) -> None:
+        try:
+            await channel.basic_publish(
+                body, exchange=exchange, routing_key=routing_key, properties=to_pamqp(properties)
+            )
+        except aiormq.exceptions.AMQPError as error:
+            self._known.discard(exchange)
+            # A refusal closes the channel under everybody who publishes: it concerns the one it names.
+            if isinstance(translated(error), BrokerRefused) and f"'{exchange}'" not in words(error):
+                raise BrokerAway("another message was refused while this one was under way") from error
+            raise
+
+    async def _check_exists(self, link: Link, exchange: str) -> None:
+        """Ask before the first message, on a channel that may close."""
+        if exchange and exchange not in self._known:
+            channel = await link.channel()
+            await channel.exchange_declare(exchange, passive=True)
+            await channel.close(None)
+            self._known.add(exchange)
+
+
+def _log_stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What an asyncio task left behind; a connection's end leaves several."""
+    error = context.get("exception")
+    if not isinstance(error, (BrokerError, aiormq.exceptions.AMQPError, OSError, asyncio.CancelledError)):
+        _log.warning("asyncio reports", message=context.get("message"), error=repr(error))
