@@ -151,8 +151,8 @@ async def test_ctrl_c(lines: bytes, answers: list[bytes], said: bytes) -> None:
 
 async def reading_in_a_thread(process: trio.Process) -> None:
     """Return once the command has got as far as reading its input in a worker thread."""
-    while len(os.listdir(f"/proc/{process.pid}/task")) < 2:
-        await trio.sleep(0.01)
+    while len(os.listdir(f"/proc/{process.pid}/task")) < 2:  # noqa: ASYNC110
+        await trio.sleep(0.01)  # another process has no event to wait for
 
 
 @pytest.mark.parametrize(
