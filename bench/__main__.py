@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -56,6 +57,7 @@ def _say(console: Console, run: Run) -> None:
 def main() -> int:
     """Build, run, report. 0; 1 when a part failed to build or a server could not do its work."""
     arguments, console = _arguments(), Console()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every program started here is ended
     if not console.is_terminal:
         console = Console(width=120)
     try:

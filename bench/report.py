@@ -109,6 +109,7 @@ def _footnotes(report: Report) -> str:
     spread = noise(report.runs, "cpu_us_per_event")
     lines = [f"{work}: ±{part * 50:.0f} %" for work, part in spread.items()]
     out = [f"left out: {name} ({reason.splitlines()[0]})" for name, reason in report.left_out.items()]
+    out += _disturbed(report)
     failed = [
         f"failed: {run.server} in {run.work}: {escape(_last_line(run.error))}" for run in report.runs if run.error
     ]
