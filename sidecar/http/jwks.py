@@ -118,8 +118,8 @@ class FetchedKeys:
 
     async def candidates(self, algorithm: str, kid: str | None) -> Sequence[jwt.PyJWK]:
         """The keys with this id, or all that fit where the token names none. Raises `TokenError`, `AwayError`."""
-        if not self._known(algorithm, kid) and (algorithm, kid) not in self._unknown:
-            await self._refreshed()
+        if not self._known(algorithm, kid):
+            await self._refreshed(algorithm, kid)
         if keys := self._known(algorithm, kid):
             return keys
         if self._failing:
@@ -131,11 +131,16 @@ class FetchedKeys:
         keys = (self._keys or {}).get(algorithm, ())
         return [key for name, key in keys if kid is None or name == kid]
 
-    async def _refreshed(self) -> None:
-        """Wait for the fetch that is under way, or for a new one. Raises `AwayError` when it is too early for that."""
+    async def _refreshed(self, algorithm: str, kid: str | None) -> None:
+        """Wait for the fetch that is under way, or for a new one; return at once where the last one looked for this.
+
+        Raises `AwayError` when it is too early for a new one.
+        """
         now = trio.current_time()
         if not self._under_way:
             if now < self._asked_at + REFRESH_INTERVAL:
+                if (algorithm, kid) in self._unknown and not self._failing:
+                    return
                 # No refusal: the key may be a new one, and a refusal would be the end for a browser's EventSource.
                 raise AwayError(self._problem if self._failing else "the issuer was asked for its keys just now")
             self._asked_at, self._under_way = now, True

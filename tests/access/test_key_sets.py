@@ -105,6 +105,28 @@ async def test_an_unknown_key_is_refused_after_one_more_look(
         assert issuer.fetches == 2
 
 
+async def test_a_key_that_was_used_before_it_was_published_is_found_after_the_interval(
+    issuer: Issuer, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with fetching(issuer) as keys:
+        await found(keys, "one")
+        assert str(await found(keys, "two")).startswith("TokenError")
+        issuer.body = TWO
+        await trio.sleep(REFRESH_INTERVAL)
+        assert await found(keys, "two") == 1
+
+
+async def test_what_an_older_key_set_lacked_is_not_held_against_a_key(
+    issuer: Issuer, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with fetching(issuer) as keys:
+        await found(keys, "one")
+        assert str(await found(keys, "two")).startswith("TokenError")
+        await trio.sleep(REFRESH_INTERVAL)
+        assert str(await found(keys, "forged")).startswith("TokenError")
+        assert str(await found(keys, "two")).startswith("AwayError")
+
+
 async def test_strangers_cause_one_fetch_in_an_interval(issuer: Issuer, autojump_clock: trio.testing.MockClock) -> None:
     async with fetching(issuer) as keys:
         await found(keys, "one")
