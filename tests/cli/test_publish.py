@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-import pika
+import pika  # type: ignore[import-untyped]
 import pytest
 import trio
-from pika.adapters.blocking_connection import BlockingChannel
+from pika.adapters.blocking_connection import BlockingChannel  # type: ignore[import-untyped]
 
 from sidecar.http.answer import Scope
 from sidecar.http.publish import Publication, read_publication

@@ -157,7 +157,7 @@ async def hypercorn() -> AsyncIterator[str]:
     config.bind = [f"127.0.0.1:{free_port()}"]
     config.errorlog = None
     async with trio.open_nursery() as nursery:
-        url = (await nursery.start(serve, counting, config))[0]  # type: ignore[arg-type]
+        url = (await nursery.start(serve, counting, config))[0]
         yield url
         nursery.cancel_scope.cancel()
 
