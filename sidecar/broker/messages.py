@@ -12,18 +12,17 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Final, cast
+from typing import Any, Final
 
 import aiormq.exceptions
 import pamqp.exceptions
 import trio
 from pamqp import commands
-from pamqp.common import FieldTable
 
-from sidecar.amqp import Properties
+from sidecar.amqp import FieldValue, Properties
 from sidecar.broker.port import BrokerAway, BrokerError, BrokerRefused
 
 _REFUSALS: Final = (
@@ -52,9 +51,25 @@ def to_pamqp(properties: Properties | None) -> commands.Basic.Properties:
     known = {each.name: getattr(properties, each.name) for each in fields(Properties)}
     return commands.Basic.Properties(
         **{key: value for key, value in known.items() if key not in ("headers", "type")},
-        headers=cast("FieldTable", dict(properties.headers)) or None,
+        headers=to_table(properties.headers),
         message_type=properties.type,
     )
+
+
+def to_table(pairs: Mapping[str, FieldValue]) -> dict[str, Any] | None:
+    """The same field table for aiormq; None for an empty one."""
+    return {name: _to_field(value) for name, value in pairs.items()} or None
+
+
+def _to_field(value: FieldValue) -> object:
+    match value:
+        case bytes():
+            return bytearray(value)  # what pamqp takes for a byte array
+        case list():
+            return [_to_field(each) for each in value]
+        case dict():
+            return {name: _to_field(each) for name, each in value.items()}
+    return value
 
 
 def words(error: BaseException) -> str:

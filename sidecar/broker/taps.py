@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import aiormq.exceptions
 import structlog
 import trio
 from aiormq.abc import AbstractChannel
-from pamqp.common import FieldTable
 
 from sidecar.amqp import Delivery
 from sidecar.broker.exchanges import PREDECLARED, check_key, check_tappable, check_type
 from sidecar.broker.link import Link
-from sidecar.broker.messages import translated, words
+from sidecar.broker.messages import to_table, translated, words
 from sidecar.broker.port import Binding, BrokerAway, BrokerError, BrokerRefused, Declaration, Exchange, Sink
 
 _INEQUIVALENT_TYPE: Final = re.compile(r"inequivalent arg 'type' .* but current is '([^']*)'")
@@ -162,7 +161,7 @@ class RabbitTap:
         self._stand.update(wanted)
 
     async def _queue_bind(self, channel: AbstractChannel, binding: Binding, nowait: bool = False) -> None:
-        where, arguments = (self._queue, self.exchange.name, binding.key), _arguments(binding.headers)
+        where, arguments = (self._queue, self.exchange.name, binding.key), to_table(dict(binding.headers))
         if nowait:
             await channel.queue_bind(*where, nowait=True, arguments=arguments)
         else:
@@ -181,7 +180,7 @@ class RabbitTap:
                 self._stand.add(binding)
             else:
                 self._stand.discard(binding)
-                arguments = _arguments(binding.headers)
+                arguments = to_table(dict(binding.headers))
                 await channel.queue_unbind(self._queue, self.exchange.name, binding.key, arguments)
 
     async def _try_bind(self, channel: AbstractChannel, binding: Binding) -> None:
@@ -222,10 +221,6 @@ async def _never(message: object) -> None:
     raise AssertionError(f"a delivery went past the splitter: {message!r}")
 
 
-def _arguments(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
-    return dict(pairs) or None
-
-
 # Declaring, and finding out what is there
 
 
@@ -248,7 +243,7 @@ async def _declare(link: Link, name: str, wanted: Declaration, passive: bool = F
             durable=wanted.durable,
             auto_delete=wanted.auto_delete,
             internal=wanted.internal,
-            arguments=_table(wanted.arguments),
+            arguments=to_table(wanted.arguments),
         )
     except aiormq.exceptions.AMQPError as error:
         raise translated(error) from error
@@ -275,7 +270,3 @@ async def _type_of(link: Link, name: str) -> str:
         return "topic"
     await channel.close(None)
     return _GUESS.type
-
-
-def _table(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-    return cast("FieldTable", dict(arguments)) or None
