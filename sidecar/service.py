@@ -24,7 +24,7 @@ from sidecar.deadlines import Deadlines
 from sidecar.http.admin import AdminApplication, RouteStatus
 from sidecar.http.application import nothing_here
 from sidecar.http.dispatch import Dispatch
-from sidecar.http.routes import CompiledRoute
+from sidecar.http.routes import CompiledRoute, compile_routes
 from sidecar.http.stream import Streams
 from sidecar.hub.hub import Hub
 from sidecar.observe.metrics import Metrics
@@ -48,7 +48,7 @@ class Service:
         self._deadlines = Deadlines()
         self._hub = Hub(self.broker, self._deadlines, flush=flush_corks)
         self._streams = Streams(self._hub, self._deadlines, self.metrics)
-        self._dispatch = Dispatch([CompiledRoute(route, self.metrics) for route in config.routes], self._streams)
+        self._dispatch = Dispatch(compile_routes(config.routes, self.metrics), self._streams)
         self.metrics.measure = self._streams.measure
         self._no_routes = Dispatch([], self._streams)
         self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
@@ -135,7 +135,7 @@ class Service:
     def _status(self, route: CompiledRoute) -> RouteStatus:
         standing = sum(subscription.metrics is route.metrics for subscription in self._hub.subscriptions)
         keys = route.settings.binding_key
-        return RouteStatus.counted({"exchange": route.exchange.name}, keys, standing, route.metrics)
+        return RouteStatus.counted({route.source_kind: route.source_name}, keys, standing, route.metrics)
 
     async def publish(self, exchange: str, routing_key: str, body: bytes, properties: Properties) -> None:
         """Publish one message. Raises `BrokerAway`, `BrokerRefused`."""

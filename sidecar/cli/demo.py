@@ -20,10 +20,11 @@ import typer
 from rich.console import Console
 
 from sidecar.amqp import Delivery, Properties
-from sidecar.broker.port import Broker, BrokerRefused, Declaration, Exchange
+from sidecar.broker.port import Broker, BrokerRefused
 from sidecar.cli.run import serve
 from sidecar.config import Config
 from sidecar.config.model import Route
+from sidecar.http.routes import exchange_of
 from sidecar.service import Service
 
 Payload: TypeAlias = dict[str, Any] | str
@@ -142,8 +143,8 @@ async def accompany(service: Service) -> None:
 async def declare(broker: Broker, routes: Iterable[Route]) -> None:
     """Declare the routes' exchanges now; a route by itself does it when its first reader comes."""
     for route in routes:
-        if route.declare is not None:
-            exchange = Exchange(route.exchange, Declaration(**route.declare.model_dump()))
+        exchange = exchange_of(route)
+        if exchange is not None and exchange.declare is not None:
             await (await broker.tap(exchange, _Deaf())).aclose()
 
 

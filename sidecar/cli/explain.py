@@ -13,7 +13,7 @@ import typer
 
 from sidecar.cli.configuration import DEFAULT_PATH, ConfigPath, read_or_exit
 from sidecar.cli.output import Row, show_one
-from sidecar.http.routes import BadValueError, CompiledRoute
+from sidecar.http.routes import BadValueError, CompiledRoute, compile_routes
 from sidecar.observe.metrics import Metrics
 from sidecar.routing import Match, RouteTable
 from sidecar.template import Template
@@ -28,7 +28,7 @@ def explain(
     Exits with 1 when no route takes the path. A list on a terminal, one JSON object in a pipe.
     """
     metrics = Metrics()
-    routes = [CompiledRoute(route, metrics) for route in read_or_exit(config).routes]
+    routes = compile_routes(read_or_exit(config).routes, metrics)
     raw_path, _, query = path.partition("?")
     match = RouteTable((route.pattern, route) for route in routes).match(raw_path)
     if match is None:
@@ -45,8 +45,8 @@ def _explained(match: Match[CompiledRoute], parameters: Mapping[str, str]) -> Ro
             raise BadValueError(f"the query must name {name.removeprefix('query.')}")
         return parameters[name]
 
-    settings = match.value.settings
-    met = {"route": settings.path, "parameters": _printable(parameters), "exchange": settings.exchange}
+    route, settings = match.value, match.value.settings
+    met = {"route": settings.path, "parameters": _printable(parameters), route.source_kind: route.source_name}
     try:
         bindings = match.value.wanted(match.parameters, value).bindings
     except BadValueError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from sidecar.config.model import EVENT_FIELDS, Declare, Reconnect
+from sidecar.config.model import EVENT_FIELDS, SOURCES, Declare, Reconnect
 from sidecar.config.tree import Finding, Location, Mapping, Place, Scalar, Tree, scalars
 from sidecar.config.values import GrammarError, bind_address, seconds, shown, template
 from sidecar.routing import PathPattern, PatternError
@@ -164,6 +164,9 @@ def _parameters(route: Mapping) -> Iterator[Finding]:
     """Placeholders of binding keys, binding headers and filters are parameters of the path, or of the query."""
     pattern = _pattern(route)
     texts = list(scalars(route.get("binding_key"), ("binding_key",)))
+    texts += scalars(route.get("queue"), ("queue",))
+    for index, bound in enumerate(_list(_mapping(route.get("declare")).get("bind"))):
+        texts += scalars(_mapping(bound).get("binding_key"), ("declare", "bind", index, "binding_key"))
     for key in ("binding_headers", "where"):
         texts += [((key, name), text) for name, text in _mapping(route.get(key)).items() if isinstance(text, Scalar)]
     for at, text in texts if pattern else ():
@@ -209,6 +212,66 @@ def _binding_headers(route: Mapping) -> Iterator[Finding]:
                 yield Finding(("binding_headers", name), error.fact, error.way_out)
 
 
+def _source(route: Mapping) -> Iterator[Finding]:
+    given = [key for key in SOURCES if route.get(key) is not None]
+    if not given:
+        yield Finding((), "a route without a source", f"name one of {', '.join(SOURCES)}")
+    for key in given[1:]:
+        yield Finding((key,), f"a second source beside {given[0]}", "a route has exactly one")
+    for key, needs in _NEEDS.items():
+        if given and route.get(key) is not None and given[0] not in needs:
+            yield Finding((key,), f"means nothing on a {given[0]}", f"it goes with {' or '.join(needs)}")
+
+
+_NEEDS = {"binding_headers": ("exchange",), "declare": ("exchange", "queue"), "replay": ("exchange",)}
+
+
+def _declare(route: Mapping) -> Iterator[Finding]:
+    declare = route.get("declare")
+    if not isinstance(declare, Mapping):
+        return
+    on_queue = route.get("queue") is not None
+    for key in _QUEUE_ONLY if not on_queue else _EXCHANGE_ONLY:
+        if declare.get(key) is not None:
+            kind = "a queue" if on_queue else "an exchange"
+            yield Finding(("declare", key), f"means nothing for {kind}", "leave it out", on_key=True)
+    if not on_queue and declare.get("type") is None:
+        yield Finding(("declare",), "type is missing", "direct, topic, fanout or headers")
+
+
+_QUEUE_ONLY = ("expires", "max_length", "bind")
+_EXCHANGE_ONLY = ("type", "internal", "auto_delete")
+
+
+def _replay(route: Mapping) -> Iterator[Finding]:
+    replay = route.get("replay")
+    full = _mapping(route.get("backlog")).get("when_full")
+    if full == "replay" and replay is None and route.get("stream") is None:
+        yield Finding(("backlog", "when_full"), "a route without replay", "disconnect or drop_oldest; or add replay")
+    if not isinstance(replay, Mapping):
+        return
+    if (replay.get("stream") is None) == (replay.get("memory") is None):
+        yield Finding(("replay",), "exactly one of stream and memory", "stream: NAME, or memory: N")
+    elif replay.get("stream") is None:
+        for key in ("max_age", "max_bytes", "segment_bytes"):
+            if replay.get(key) is not None:
+                yield Finding(("replay", key), "means nothing for a memory", "leave it out", on_key=True)
+
+
+def _streams(root: Mapping) -> Iterator[Finding]:
+    """One stream has one retention, whichever routes share it."""
+    first: dict[str, tuple[int, tuple[object, ...]]] = {}
+    for index, route in enumerate(map(_mapping, _list(root.get("routes")))):
+        replay = _mapping(route.get("replay"))
+        name = replay.get("stream")
+        if isinstance(name, Scalar):
+            limits = tuple(str(replay.get(key)) for key in ("max_age", "max_bytes", "segment_bytes"))
+            before, known = first.setdefault(name, (index, limits))
+            if known != limits:
+                fact = f"the stream has other limits in routes[{before}]"
+                yield Finding(("routes", index, "replay"), fact, "a stream has one retention")
+
+
 def _exchange_type(route: Mapping) -> Iterator[Finding]:
     declared = _mapping(route.get("declare")).get("type")
     if declared in ("direct", "topic", "fanout") and route.get("binding_headers") is not None:
@@ -227,8 +290,12 @@ CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
     _addresses,
     _shapes,
     _declarations,
+    _streams,
 )
 ROUTE_CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
+    _source,
+    _declare,
+    _replay,
     _parameters,
     _event,
     _where,

@@ -24,6 +24,8 @@ from sidecar.config.values import (
     FileName,
     PathText,
     Period,
+    QueueName,
+    QueueTemplate,
     Size,
     Table,
     TemplateText,
@@ -31,6 +33,9 @@ from sidecar.config.values import (
 
 EVENT_FIELDS = ("routing_key", "exchange", "type", "message_id", "app_id")
 """What of a message a template or a filter may name, besides ``headers.NAME``."""
+
+SOURCES = ("exchange", "stream", "queue")
+"""The keys of a route of which exactly one says where its messages come from."""
 
 
 class BrokerTls(Settings):
@@ -102,19 +107,49 @@ class Drain(Settings):
     """The time over which open streams are ended."""
 
 
-class Declare(Settings):
-    """How the exchange is declared. It must not exist already in another form."""
+class QueueBinding(Settings):
+    """Which messages go into a queue."""
 
-    type: Literal["direct", "topic", "fanout", "headers"]
+    exchange: ExchangeName
+    """The exchange to bind the queue to."""
+    binding_key: TemplateText = "#"
+    """The binding key; may hold placeholders."""
+
+
+class Declare(Settings):
+    """How the route's exchange, or its queue, is declared. It must not exist already in another form."""
+
+    type: Literal["direct", "topic", "fanout", "headers"] | None = None
     """The exchange's type."""
     durable: bool = True
     """Whether it outlives a restart of the broker."""
     auto_delete: bool = False
-    """Whether it goes with its last binding."""
+    """Whether an exchange goes with its last binding."""
     internal: bool = False
-    """Whether clients may not publish to it."""
+    """Whether clients may not publish to the exchange."""
+    expires: Period | None = None
+    """A queue nobody has consumed for so long is deleted, with what waits in it."""
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    """The most messages that wait in a queue; the oldest go first."""
+    bind: list[QueueBinding] = Field(default_factory=list)
+    """What fills the queue."""
     arguments: Table = Field(default_factory=dict)
     """Further arguments, such as alternate-exchange."""
+
+
+class Replay(Settings):
+    """What a returning client gets after its last event ID: exactly one of stream and memory."""
+
+    stream: QueueName | None = None
+    """A RabbitMQ stream that is declared, bound to the exchange, and read. Routes may share it."""
+    max_age: Period | None = None
+    """The stream's messages are kept at least so long."""
+    max_bytes: Size | None = None
+    """The stream keeps about so many bytes; retention drops whole segments."""
+    segment_bytes: Size | None = None
+    """The size of a segment; absent: the broker's, 500 MB."""
+    memory: Annotated[int, Field(ge=1)] | None = None
+    """Instead of a stream: the last so many events of each subscription, in this process."""
 
 
 class BacklogLimits(Settings):
@@ -124,8 +159,9 @@ class BacklogLimits(Settings):
     """The most events waiting."""
     bytes: Size = 1024 * 1024
     """The most bytes waiting; one larger event passes alone."""
-    when_full: Literal["disconnect", "drop_oldest"] = "disconnect"
-    """disconnect ends the stream; drop_oldest drops events and says so with a reset."""
+    when_full: Literal["disconnect", "drop_oldest", "replay"] | None = None
+    """disconnect ends the stream; drop_oldest drops events and says so with a reset; replay sends a slow reader back
+    to the route's replay. Absent: replay where the route has one, else disconnect."""
 
 
 class RouteOptions(Settings):
@@ -136,7 +172,11 @@ class RouteOptions(Settings):
     binding_headers: Table | None = None
     """A headers exchange's arguments: x-match, and the headers to match; texts may hold placeholders."""
     declare: Declare | None = None
-    """How to declare the exchange; absent: it must exist already."""
+    """How to declare the exchange or the queue; absent: it must exist already."""
+    replay: Replay | None = None
+    """What a returning client gets; absent: only what comes from now on."""
+    prefetch: Annotated[int, Field(ge=1, le=65535)] = 20
+    """On a queue: the messages a connection may have that its socket has not taken."""
     event: TemplateText | None = None
     """The event's type, a template over the message's fields and the route's parameters; absent: none."""
     data: Literal["body", "envelope"] = "body"
@@ -160,8 +200,12 @@ class Route(RouteOptions):
 
     path: PathText
     """The path; {name} is one whole segment; the most specific route wins."""
-    exchange: ExchangeName
+    exchange: ExchangeName | None = None
     """The source: an exchange of the broker, subscribed live."""
+    stream: QueueName | None = None
+    """The source: an existing stream; binding_key filters on its messages' routing keys."""
+    queue: QueueTemplate | None = None
+    """The source: a queue whose messages the route's connections share; may hold placeholders."""
 
 
 class Config(Settings):

@@ -152,6 +152,23 @@ def exchange_name(text: str) -> str:
     return text
 
 
+def queue_name(text: str) -> str:
+    """The name of a stream; no placeholders."""
+    if "{" in text:
+        raise GrammarError("a stream's name takes no placeholders", "put them into binding_key")
+    return queue_template(text)
+
+
+def queue_template(text: str) -> str:
+    """A queue's name with placeholders, checked and unchanged."""
+    if not text:
+        raise GrammarError("a queue has a name", "write it")
+    if text.startswith("amq."):
+        raise GrammarError(f"{shown(text)} is the broker's to name", "choose a name without amq. in front")
+    _short_string(Template.parse(template(text)).render(lambda _name: "x"), "a queue's name")
+    return text
+
+
 def _short_string(text: str, what: str) -> None:
     """AMQP 0-9-1 §4.2.5.3: short strings carry up to 255 octets. Control characters are nobody's wish."""
     if _CONTROL.search(text):
@@ -249,6 +266,8 @@ Bind = Annotated[str, _read(bind_address), _text_schema(examples=["0.0.0.0:8080"
 FileName = Annotated[Path, BeforeValidator(_file), _text_schema()]
 PathText = Annotated[str, _read(path_pattern), _text_schema(examples=["/events/orders/{order}"])]
 ExchangeName = Annotated[str, _read(exchange_name)]
+QueueName = Annotated[str, _read(queue_name)]
+QueueTemplate = Annotated[str, _read(queue_template)]
 TemplateText = Annotated[str, _read(template)]
 BindingKeys = Annotated[
     list[Annotated[str, _read(binding_key)]], BeforeValidator(_listed), WithJsonSchema(_ONE_OR_MORE)

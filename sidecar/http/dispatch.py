@@ -45,10 +45,10 @@ class Dispatch:
             return _reply(outlet, *refusal)
         try:
             wanted = route.wanted(match.parameters, _values(match.parameters, request))
+            stream = EventStream(self._streams, route, request, outlet, spawn)
         except BadValueError as error:
             return _reply(outlet, 400, [], str(error))
-        stream = EventStream(self._streams, route, request, outlet)
-        stream.open(wanted, spawn)
+        stream.open(wanted)
         return stream
 
 

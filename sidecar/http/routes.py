@@ -6,17 +6,23 @@ templates, the metrics. For a request a route then says what it wants of the hub
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Final
 
 from sidecar.amqp import FieldValue
-from sidecar.broker.port import Binding, Declaration, Exchange
-from sidecar.config.model import Route
+from sidecar.broker.port import Binding, Declaration, Exchange, StreamQueue, WorkQueue
+from sidecar.config.model import SOURCES, Route
 from sidecar.hub.encoder import Encoder
+from sidecar.hub.source import Spec
 from sidecar.hub.subscription import Wanted
 from sidecar.observe.metrics import Metrics
 from sidecar.routing import PathPattern
 from sidecar.template import Template
 from sidecar.topic import is_word
+
+REMEMBER_FOR: Final = 300.0
+"""Seconds that a memory is kept after its last subscriber has left."""
 
 Values = Callable[[str], str]
 """Gives the value of a placeholder by its name; raises `BadValueError` where the request has none."""
@@ -29,58 +35,155 @@ class BadValueError(Exception):
 class CompiledRoute:
     """One route of the configuration, ready to be asked."""
 
-    def __init__(self, settings: Route, metrics: Metrics) -> None:
+    def __init__(self, settings: Route, metrics: Metrics, source: Spec | None = None) -> None:
+        """``source`` is the stream that the route shares with others; see `compile_routes`."""
         self.settings = settings
         self.metrics = metrics.route(settings.path)
         self.pattern = PathPattern.parse(settings.path)
-        self.exchange = _exchange(settings)
         self.keys = [Template.parse(key) for key in settings.binding_key]
+        self.source = source or exchange_of(settings)
+        """An exchange or a stream; None: a queue, whose name hangs on the request."""
+        replay, when_full = settings.replay, settings.backlog.when_full
+        resumes = replay is not None or settings.stream is not None
+        self.spills = settings.queue is not None or (resumes and when_full in (None, "replay"))
+        """Whether a slow reader's events wait at the broker, or in the shared memory, instead of a backlog."""
+        self._remember = (replay.memory or 0) if replay is not None else 0
         self._headers = {name: _template(value) for name, value in (settings.binding_headers or {}).items()}
         self._event = Template.parse(settings.event) if settings.event else None
         self._where = {name: Template.parse(text) for name, text in settings.where.items()}
 
     def __repr__(self) -> str:
-        return f"<CompiledRoute {self.settings.path} from {self.exchange.name}>"
+        return f"<CompiledRoute {self.settings.path} from {self.source_name}>"
+
+    @property
+    def source_kind(self) -> str:
+        """``exchange``, ``stream`` or ``queue``: the key of the configuration."""
+        given = (key for key in SOURCES if getattr(self.settings, key) is not None)
+        return next(given)
+
+    @property
+    def source_name(self) -> str:
+        """The source as the configuration writes it."""
+        return str(getattr(self.settings, self.source_kind))
 
     def wanted(self, parameters: dict[str, str], values: Values) -> Wanted:
         """What a stream with these values asks of the hub. Raises `BadValueError`."""
-        bindings = self._bindings(values)
+        source = self.source if self.source is not None else _work_queue(self.settings, values)
+        bindings = () if isinstance(source, WorkQueue) else self._bindings(values)
         where = {name: template.render(values) for name, template in self._where.items()}
         named = {name: parameters[name] for name in self._event.names if name in parameters} if self._event else {}
         return Wanted(
             identity=(id(self), bindings, tuple(where.values()), tuple(named.values())),
-            exchange=self.exchange,
+            source=source,
             bindings=bindings,
             make_encoder=lambda: Encoder(
                 event=self._event, envelope=self.settings.data == "envelope", where=where, parameters=named
             ),
             metrics=self.metrics,
+            exchange=self.settings.exchange,
+            remember=self._remember,
+            keep_for=REMEMBER_FOR if self._remember else 0.0,
+            prefetch=self.settings.prefetch,
         )
 
     def _bindings(self, values: Values) -> tuple[Binding, ...]:
-        def word(name: str) -> str:
-            value = values(name)
-            if not is_word(value):
-                raise BadValueError(f"{name} must be one word of a routing key: not empty, at most 255 bytes, no . * #")
-            return value
-
         if self._headers:
             return (Binding("", tuple(sorted(self._filled_headers(values)))),)
-        keys = dict.fromkeys(_short(key.render(word)) for key in self.keys)
+        keys = dict.fromkeys(_short(key.render(_word(values))) for key in self.keys)
         return tuple(Binding(key) for key in keys)
 
     def _filled_headers(self, values: Values) -> Sequence[tuple[str, FieldValue]]:
         return [
-            (name, value.render(values) if isinstance(value, Template) else value)
+            (name, _text(value.render(values)) if isinstance(value, Template) else value)
             for name, value in self._headers.items()
         ]
 
 
-def _exchange(settings: Route) -> Exchange:
+def compile_routes(routes: Sequence[Route], metrics: Metrics) -> list[CompiledRoute]:
+    """Compile the routes of a configuration; those that name one stream share it, with the bindings of all."""
+    streams: dict[str, StreamQueue] = {}
+    for route in routes:
+        for stream in _streams_of(route):
+            known = streams.get(stream.name)
+            streams[stream.name] = _merged(known, stream) if known is not None else stream
+    return [
+        CompiledRoute(route, metrics, next((streams[s.name] for s in _streams_of(route)), None)) for route in routes
+    ]
+
+
+def _streams_of(route: Route) -> Iterator[StreamQueue]:
+    replay, exchange = route.replay, exchange_of(route)
+    if route.stream is not None:
+        yield StreamQueue(route.stream)
+    elif replay is not None and replay.stream is not None and exchange is not None:
+        yield StreamQueue(
+            replay.stream,
+            declare=True,
+            max_age=replay.max_age,
+            max_bytes=replay.max_bytes,
+            segment_bytes=replay.segment_bytes,
+            bindings=tuple((exchange, binding) for binding in _widened(route)),
+        )
+
+
+def _merged(one: StreamQueue, other: StreamQueue) -> StreamQueue:
+    declared = one if one.declare else other
+    return replace(declared, bindings=tuple(dict.fromkeys((*one.bindings, *other.bindings))))
+
+
+def _widened(route: Route) -> Iterator[Binding]:
+    """The route's bindings for whatever values: each word with a placeholder is ``*``, such a header just there."""
+    if route.binding_headers is not None:
+        fields = {
+            name: None if isinstance(value, str) and Template.parse(value).literal is None else value
+            for name, value in route.binding_headers.items()
+        }
+        yield Binding("", tuple(sorted(fields.items())))
+        return
+    for key in dict.fromkeys(Template.parse(key).widen() for key in route.binding_key):
+        yield Binding(key)
+
+
+def exchange_of(settings: Route) -> Exchange | None:
+    """The exchange of a route, with its declaration; None for another source."""
+    if settings.exchange is None:
+        return None
     declare = settings.declare
-    if declare is None:
+    if declare is None or declare.type is None:
         return Exchange(settings.exchange)
-    return Exchange(settings.exchange, Declaration(**declare.model_dump()))
+    declaration = Declaration(declare.type, declare.durable, declare.auto_delete, declare.internal, declare.arguments)
+    return Exchange(settings.exchange, declaration)
+
+
+def _work_queue(settings: Route, values: Values) -> WorkQueue:
+    assert settings.queue is not None
+    name, declare = Template.parse(settings.queue).render(_word(values)), settings.declare
+    if declare is None:
+        return WorkQueue(_short(name))
+    return WorkQueue(
+        _short(name),
+        declare=True,
+        durable=declare.durable,
+        expires=declare.expires,
+        max_length=declare.max_length,
+        arguments=declare.arguments,
+        bindings=tuple(
+            (Exchange(bound.exchange), Binding(_short(Template.parse(bound.binding_key).render(_word(values)))))
+            for bound in declare.bind
+        ),
+    )
+
+
+def _word(values: Values) -> Values:
+    """Let only values through that are one word of a routing key: none can widen a binding."""
+
+    def word(name: str) -> str:
+        value = values(name)
+        if not is_word(value):
+            raise BadValueError(f"{name} must be one word of a routing key: not empty, at most 255 bytes, no . * #")
+        return value
+
+    return word
 
 
 def _template(value: FieldValue) -> FieldValue | Template:
@@ -89,5 +192,11 @@ def _template(value: FieldValue) -> FieldValue | Template:
 
 def _short(key: str) -> str:
     if len(key.encode()) > 255:
-        raise BadValueError("the binding key would be longer than the 255 bytes that AMQP allows")
+        raise BadValueError("a name or key would be longer than the 255 bytes that AMQP allows")
     return key
+
+
+def _text(value: str) -> str:
+    if not value.isprintable():
+        raise BadValueError("a value with a control character, or that is not UTF-8")
+    return value

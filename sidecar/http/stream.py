@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import structlog
 import trio
 
 from sidecar import sse
-from sidecar.backlog import Backlog
+from sidecar.backlog import Backlog, WhenFull
 from sidecar.broker.port import BrokerError, BrokerRefused
 from sidecar.deadlines import TICK, Deadline, Deadlines
 from sidecar.http.request import Request
-from sidecar.http.routes import CompiledRoute
+from sidecar.http.routes import BadValueError, CompiledRoute
 from sidecar.hub.hub import Hub
 from sidecar.hub.port import Outlet
-from sidecar.hub.subscription import Subscription, Wanted
+from sidecar.hub.subscription import Start, Subscription, Wanted
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.reasons import CloseReason, DropReason, ResetReason
 
@@ -49,7 +50,10 @@ class StreamOutlet(Outlet, Protocol):
     """What an event stream asks of the server below it, beyond the hub's port."""
 
     backlog: Backlog
+    behind: bool
     on_full: Callable[[], None]
+    on_behind: Callable[[], None]
+    on_clear: Callable[[], None]
     on_gap: Callable[[], bytes]
 
     @property
@@ -67,6 +71,9 @@ class StreamOutlet(Outlet, Protocol):
 
     def finish(self) -> None:
         """End the response once everything kept has been written."""
+
+    def settled(self) -> bool:
+        """Whether the socket has taken everything; if not, ``on_clear`` will be called when it has."""
 
     def drop(self) -> None:
         """Forget the backlog."""
@@ -133,23 +140,32 @@ class EventStream:
         "_head_only",
         "_last_beat",
         "_reason",
+        "_replayed",
         "_retry",
+        "_room",
         "_sent_before",
+        "_start",
         "_streams",
         "_subscription",
         "_told_dropped",
-        "_unknown_id",
         "client",
         "outlet",
         "route",
+        "spawn",
     )
 
-    def __init__(self, streams: Streams, route: CompiledRoute, request: Request, outlet: StreamOutlet) -> None:
+    def __init__(
+        self, streams: Streams, route: CompiledRoute, request: Request, outlet: StreamOutlet, spawn: Callable[..., None]
+    ) -> None:
+        """``spawn`` starts tasks in the connection's nursery. Raises `BadValueError` for a start that is no time."""
         self.route = route
+        self.spawn = spawn
         self.outlet = outlet
         self.client = request.client[0] if request.client else "unix"
         self._head_only = request.method == "HEAD"
-        self._unknown_id = _claims_an_id(request)
+        self._start = where_to_begin(request)
+        self._room: trio.Event | None = None
+        self._replayed = 0
         self._streams = streams
         self._subscription: Subscription | None = None
         self._reason: CloseReason | None = None
@@ -166,8 +182,8 @@ class EventStream:
 
     # ------------------------------------------------------------------ the beginning
 
-    def open(self, wanted: Wanted, spawn: Callable[..., None]) -> None:
-        """Serve it: at once where the subscription stands, else in a task started by ``spawn``."""
+    def open(self, wanted: Wanted) -> None:
+        """Serve it: at once where the subscription stands, else in a task of the connection."""
         self._streams.open[self] = None
         if self._head_only:
             self.outlet.start(200, HEADERS)
@@ -177,7 +193,7 @@ class EventStream:
         elif (subscription := self._streams.hub.standing(wanted)) is not None:
             self._begin(subscription)
         else:
-            spawn(self._subscribe, wanted)
+            self.spawn(self._subscribe, wanted)
 
     async def _subscribe(self, wanted: Wanted) -> None:
         try:
@@ -203,20 +219,29 @@ class EventStream:
         settings, deadlines = self.route.settings, self._streams.deadlines
         self._subscription = subscription
         self._sent_before = subscription.sent
-        limits = settings.backlog
-        self.outlet.backlog = Backlog(limits.events, limits.bytes, limits.when_full)
-        self.outlet.on_full = self._full
-        self.outlet.on_gap = self._gap
+        self._equip(subscription)
         self.outlet.start(200, HEADERS)
-        self.outlet.write([self._retry + sse.HEARTBEAT])
-        subscription.attach(self)
+        self.outlet.write([self._retry + sse.HEARTBEAT + subscription.greeting(self._start)])
         self.route.metrics.subscribers += 1
         self._beat_at = deadlines.after(settings.heartbeat, self._beat)
         if settings.max_age is not None:
             lasts = settings.max_age * random.uniform(0.8, 1)  # a spread, not a secret
             self._age = deadlines.after(lasts, self._expire)
-        if self._unknown_id:
-            self.reset(ResetReason.UNKNOWN_ID)
+        subscription.join(self, self._start)
+
+    def _equip(self, subscription: Subscription) -> None:
+        limits, outlet = self.route.settings.backlog, self.outlet
+        if self.route.spills:
+            # What a slow reader misses is in the stream: the backlog holds one batch, however large, and no more.
+            outlet.backlog = Backlog(_UNBOUNDED, _UNBOUNDED, "disconnect")
+            outlet.on_behind = self._behind
+        else:
+            outlet.backlog = Backlog(
+                limits.events, limits.bytes, "drop_oldest" if limits.when_full == "drop_oldest" else "disconnect"
+            )
+        outlet.on_full = self._full
+        outlet.on_gap = self._gap
+        outlet.on_clear = self._clear
 
     def turn_away(self, reason: CloseReason) -> None:
         """Ask the client to come back: 200, a ``retry:`` and a clean end, or 503 where the route says so."""
@@ -237,10 +262,46 @@ class EventStream:
         self.route.metrics.reset(reason)
         self.outlet.write([sse.reset(reason)])
 
+    @property
+    def ended(self) -> bool:
+        """Whether it hears nothing any more."""
+        return self._reason is not None
+
+    def replay(self, blocks: Sequence[bytes]) -> None:
+        """Write past events."""
+        self.route.metrics.replayed += len(blocks)
+        self.route.metrics.sent += len(blocks)
+        self._replayed += len(blocks)
+        self._last_beat = trio.current_time()
+        self.outlet.write(blocks)
+
+    async def room(self) -> None:
+        """Wait until everything written has been taken, or the stream has ended."""
+        while self.outlet.behind and not self.ended:
+            if self._room is None:
+                self._room = trio.Event()
+            await self._room.wait()
+
+    def settled(self) -> bool:
+        """Whether all that was written is in the socket; if not, the subscription hears when it is."""
+        return self.outlet.settled()
+
+    def _clear(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+        if self._subscription is not None:
+            self._subscription.caught_up()
+
+    def _behind(self) -> None:
+        if self._subscription is not None and self in self._subscription.subscribers:
+            self._subscription.fell_behind(self)
+
     def _beat(self) -> None:
         subscription, every, now = self._subscription, self.route.settings.heartbeat, trio.current_time()
         assert subscription is not None
-        last = max(self._last_beat, subscription.last_written)
+        heard = subscription.last_written if self in subscription.subscribers else 0.0
+        last = max(self._last_beat, heard)
         if last + every <= now + TICK:
             self.outlet.heartbeat()
             last = self._last_beat = now
@@ -299,8 +360,9 @@ class EventStream:
         self._stop_clocks()
         events = 0
         if self._subscription is not None:
-            events = self._subscription.sent - self._sent_before
+            events = self._subscription.sent - self._sent_before + self._replayed
             self._subscription.detach(self)
+            self._clear()
             self._streams.hub.release(self._subscription)
             self.route.metrics.subscribers -= 1
             self.route.metrics.dropped(DropReason.SLOW, self._newly_dropped())
@@ -325,9 +387,27 @@ class EventStream:
         self._age = self._beat_at = None
 
 
-def _claims_an_id(request: Request) -> bool:
-    """Whether the client thinks it can resume; a live route cannot, and says so."""
-    if any(request.values(b"last-event-id")):
-        return True
+_UNBOUNDED: Final = 2**62
+
+
+def where_to_begin(request: Request) -> Start:
+    """Read where a client wants to begin: ``Last-Event-ID``, else the query. Raises `BadValueError` for a bad time."""
     fields = request.query_fields() if request.query else {}
-    return bool(fields.get("last_event_id") or fields.get("lastEventId"))
+    event_id = b", ".join(request.values(b"last-event-id")).decode("utf-8", "replace").strip()
+    event_id = event_id or fields.get("last_event_id") or fields.get("lastEventId") or ""
+    if event_id == "earliest":
+        return Start(earliest=True)
+    if event_id and event_id != "latest":
+        return Start(last_event_id=event_id)
+    since = fields.get("since")
+    return Start(since=_time(since)) if since and not event_id else Start()
+
+
+def _time(text: str) -> datetime:
+    try:
+        if text.isdecimal():
+            return datetime.fromtimestamp(int(text) / 1000, UTC)
+        time = datetime.fromisoformat(text)
+    except (ValueError, OverflowError, OSError):
+        raise BadValueError("since must be a time: ISO 8601, or milliseconds since 1970") from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)

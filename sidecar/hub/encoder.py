@@ -61,13 +61,13 @@ class Encoder:
         self._where = tuple(where.items())
         self._parameters = parameters
 
-    def encode(self, delivery: Delivery, id: str | None = None) -> bytes | None:  # noqa: A002 - the field's name
+    def encode(self, delivery: Delivery, event_id: str | None = None) -> bytes | None:
         """Return the block for a message (bytes of UTF-8, RFC-exact lines), None where ``where`` holds it back."""
         for name, value in self._where:
             if field(delivery, name) != value:
                 return None
         data = envelope(delivery) if self._envelope else text_or_data_url(delivery)
-        return sse.encode(data, event=self._constant if self._event is None else self._name(delivery), id=id)
+        return sse.encode(data, event=self._constant if self._event is None else self._name(delivery), id=event_id)
 
     def _name(self, delivery: Delivery) -> str:
         def value(name: str) -> str:

@@ -55,6 +55,7 @@ class RouteMetrics:
         "drops",
         "path",
         "received",
+        "replayed",
         "resets",
         "sent",
         "subscribers",
@@ -65,6 +66,7 @@ class RouteMetrics:
         self.path = path
         self.subscribers = 0  # event streams open now
         self.received = 0  # messages from the broker that met at least one subscriber's binding
+        self.replayed = 0  # past events written to subscribers that came back
         self.sent = 0  # events written to a socket, or to hypercorn; one for each subscriber
         self.backlog_bytes = 0  # bytes that wait in this route's backlogs now
         self.drops = dict.fromkeys(DropReason, 0)
@@ -149,6 +151,7 @@ PER_ROUTE: tuple[tuple[Kind, str, str, Callable[[RouteMetrics], int]], ...] = (
     (GaugeMetricFamily, "sidecar_subscribers", "Event streams open now.", lambda route: route.subscribers),
     (CounterMetricFamily, "sidecar_messages_received", "Messages from the broker.", lambda route: route.received),
     (CounterMetricFamily, "sidecar_events_sent", "Events sent, one for each subscriber.", lambda route: route.sent),
+    (CounterMetricFamily, "sidecar_replayed_events", "Past events sent to clients.", lambda route: route.replayed),
 )
 
 PER_REASON: tuple[tuple[str, str, Callable[[RouteMetrics], Mapping[Any, int]]], ...] = (

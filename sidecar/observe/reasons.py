@@ -40,6 +40,8 @@ class ResetReason(Reason):
     BROKER_RECONNECTED = "broker_reconnected", "The broker was away for a while."
     SLOW = "slow", "The client read too slowly and the oldest events of its backlog were dropped."
     UNKNOWN_ID = "unknown_id", "The client's last event ID means nothing here."
+    TRUNCATED = "truncated", "Retention has passed the client's last event ID: it goes on with the oldest event left."
+    RECREATED = "recreated", "The stream was deleted and made anew: it goes on with the oldest event there is."
 
 
 class DropReason(Reason):

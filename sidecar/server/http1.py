@@ -99,6 +99,11 @@ class Http1Outlet(BufferedOutlet):
         self.behind = True
         if self.lane is not None:
             self.lane.lag(self)
+        self.on_behind()
+
+    def settled(self) -> bool:
+        """Whether the socket has taken everything; if not, ``on_clear`` will be called when it has."""
+        return not self.behind
 
     def _refill(self) -> None:
         while self.behind and not self.wire.pending:
@@ -112,6 +117,7 @@ class Http1Outlet(BufferedOutlet):
         self.behind = False
         if self.lane is not None:
             self.lane.add(self)
+        self.on_clear()
         if self.finishing:
             self._complete()
 

@@ -162,11 +162,23 @@ class Http2Outlet(BufferedOutlet):
 
     def hold(self, blocks: Sequence[bytes]) -> None:
         """Fall behind with these blocks, and go on at once as far as it goes."""
-        self.behind = True
-        self.cork.lagging[self] = None
+        fell = not self.behind
+        self._lag()
         self._keep(blocks)
+        if fell:
+            self.on_behind()
         if not self.cork.wire.pending:
             self.advance()
+
+    def _lag(self) -> None:
+        self.behind = True
+        self.cork.lagging[self] = None
+
+    def settled(self) -> bool:
+        """Whether the socket has taken everything; if not, ``on_clear`` will be called when it has."""
+        if not self.behind and self.cork.wire.pending:
+            self._lag()
+        return not self.behind
 
     def advance(self) -> bool:
         """Write some of what waits. Returns whether anything was written or the outlet has caught up."""
@@ -192,6 +204,7 @@ class Http2Outlet(BufferedOutlet):
     def _catch_up(self) -> None:
         self.behind = False
         self.cork.lagging.pop(self, None)
+        self.on_clear()
         if self.finishing:
             self._complete()
 

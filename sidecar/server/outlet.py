@@ -22,7 +22,7 @@ Header = tuple[bytes, bytes]
 class BufferedOutlet:
     """What both kinds of outlet share: the backlog and being behind."""
 
-    __slots__ = ("backlog", "behind", "finishing", "on_full", "on_gap")
+    __slots__ = ("backlog", "behind", "finishing", "on_behind", "on_clear", "on_full", "on_gap")
 
     def __init__(self) -> None:
         self.behind = False
@@ -30,6 +30,10 @@ class BufferedOutlet:
         self.backlog: Backlog = _NO_BACKLOG
         self.on_full: Callable[[], None] = _nothing
         """Called when the backlog is full and nothing may be dropped."""
+        self.on_behind: Callable[[], None] = _nothing
+        """Called when the outlet falls behind, after it has accepted everything written so far."""
+        self.on_clear: Callable[[], None] = _nothing
+        """Called when everything kept has been taken."""
         self.on_gap: Callable[[], bytes] = _no_bytes
         """Gives the block that tells of dropped events, when the reader reads again."""
 

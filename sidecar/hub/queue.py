@@ -1,0 +1,101 @@
+"""A queue's messages for one connection: competing consumers, acknowledged when the socket has them.
+
+Strategy: a queue route is not shared: each connection has a consumer of its own, and the broker deals the messages
+out. A message is acknowledged when all its bytes have been handed to the connection's socket; what was not by then
+goes back to the queue with the consumer. Prefetch is the bound on what waits in between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import trio
+
+from sidecar.amqp import Delivery
+from sidecar.broker.port import BrokerAway, BrokerError, Consumer, WorkQueue
+from sidecar.hub.batch import Batch
+from sidecar.hub.source import Ground
+from sidecar.hub.subscription import Start, Subscriber, Subscription, Wanted
+from sidecar.observe.reasons import CloseReason
+
+
+class QueueSubscription(Subscription):
+    """One connection's share of a queue."""
+
+    def __init__(self, wanted: Wanted, ground: Ground) -> None:
+        super().__init__(wanted)
+        assert isinstance(wanted.source, WorkQueue)
+        self._queue = wanted.source
+        self._ground = ground
+        self._consumer: Consumer | None = None
+        self._subscriber: Subscriber | None = None
+        self._early: list[Delivery] = []
+        self._unacknowledged = 0
+        self._over: BrokerError | None = None
+        self._news = trio.Event()
+
+    async def open(self) -> None:
+        """Begin to consume. Raises `BrokerError`."""
+        self._over, self._unacknowledged = None, 0
+        self._consumer = await self._ground.broker.consume(self._queue, self, prefetch=self.wanted.prefetch)
+
+    def join(self, subscriber: Subscriber, start: Start) -> None:
+        """Hand over what has arrived already, and all that comes."""
+        self._subscriber = subscriber
+        self.attach(subscriber)
+        early, self._early = self._early, []
+        self.deliver(early)
+        subscriber.spawn(self._keep_consuming, subscriber)
+
+    async def _keep_consuming(self, subscriber: Subscriber) -> None:
+        while not subscriber.ended:
+            while self._over is None:
+                self._news = trio.Event()
+                await self._news.wait()
+            if not isinstance(self._over, BrokerAway):
+                subscriber.end(CloseReason.BROKER_REFUSED)
+                return
+            await self._ground.broker.wait_connected()
+            try:
+                await self.open()
+            except BrokerError as error:
+                self._over = error
+                await trio.sleep(0.2)
+
+    # ------------------------------------------------------------------ the broker's sink
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """Write messages, and acknowledge them once the socket has them."""
+        if self._subscriber is None:
+            self._early += deliveries
+            return
+        if not deliveries:
+            return
+        batch = Batch(time.perf_counter())
+        for delivery in deliveries:
+            batch.add(self, delivery)
+        batch.write()
+        self._ground.flush()
+        batch.measure()
+        self._unacknowledged = deliveries[-1].delivery_tag
+        if self._subscriber.settled():
+            self.caught_up()
+
+    def ended(self, error: BrokerError) -> None:
+        """The consumer is gone, with the connection or with its queue."""
+        self._consumer, self._over = None, error
+        self._news.set()
+
+    def caught_up(self) -> None:
+        """Everything that was written is in the socket."""
+        if self._unacknowledged and self._consumer is not None:
+            self._consumer.acknowledge(self._unacknowledged)
+            self._unacknowledged = 0
+
+    def retire(self) -> None:
+        """The stream is over: what was not acknowledged goes back to the queue."""
+        consumer, self._consumer = self._consumer, None
+        self._early.clear()
+        if consumer is not None:
+            self._ground.later(consumer.aclose)

@@ -1,0 +1,81 @@
+"""One reading of a stream, as something that can be awaited: a bounded hand-over from the broker's task to ours.
+
+Strategy: the broker sends no more than the window allows; what it has sent waits in a list until the reader's task
+takes it, and taking grants the next credit only when the caller says so. So a slow client slows its own reading and
+nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from sidecar.amqp import Delivery
+from sidecar.broker.port import BrokerError, Offset, QueueBroker, Reader
+
+WINDOW: Final = 256
+"""Messages that the broker may send ahead of what has been dealt with."""
+
+
+class Reading:
+    """The sink of one reader: what has arrived and was not yet taken."""
+
+    def __init__(self) -> None:
+        self._arrived: list[Delivery] = []
+        self._hand_on: Callable[[Sequence[Delivery]], None] | None = None
+        self._error: BrokerError | None = None
+        self._news = trio.Event()
+        self.reader: Reader | None = None
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """Keep it for `next`, or hand it on in the broker's task."""
+        if self._hand_on is not None:
+            self._hand_on(deliveries)
+            self.done(len(deliveries))
+            return
+        self._arrived += deliveries
+        self._news.set()
+
+    async def hand_on(self, deliver: Callable[[Sequence[Delivery]], None]) -> None:
+        """From now on hand everything on at once, also what has been kept. Raises `BrokerError` at the end."""
+        kept, self._arrived = self._arrived, []
+        self._hand_on = deliver
+        if kept:
+            deliver(kept)
+            self.done(len(kept))
+        await self.next()
+
+    def ended(self, error: BrokerError) -> None:
+        """`next` raises it, once everything that has arrived was taken."""
+        self._error = error
+        self._news.set()
+
+    async def next(self) -> list[Delivery]:
+        """Return what has arrived, waiting for at least one message. Raises `BrokerError` at the end."""
+        while not self._arrived:
+            if self._error is not None:
+                raise self._error
+            self._news = trio.Event()
+            await self._news.wait()
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def done(self, count: int) -> None:
+        """So many messages are dealt with: the broker may send as many more."""
+        if self.reader is not None:
+            self.reader.credit(count)
+
+
+@asynccontextmanager
+async def reading(broker: QueueBroker, stream: str, offset: Offset) -> AsyncIterator[Reading]:
+    """Read a stream from an offset on, for as long as the block lasts. Raises `BrokerAway`, `BrokerRefused`."""
+    sink = Reading()
+    sink.reader = await broker.read_stream(stream, offset, sink, window=WINDOW)
+    try:
+        yield sink
+    finally:
+        with trio.CancelScope(shield=True), trio.move_on_after(2):
+            await sink.reader.aclose()
