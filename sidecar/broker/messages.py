@@ -8,6 +8,7 @@ the address and the broker's words and never of the URL, so no password can be i
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import ssl
@@ -135,4 +136,5 @@ def _system_words(error: BaseException) -> str:
         if inner is None:
             break
         error = inner
-    return (getattr(error, "strerror", None) or str(error)).lower()
+    number = getattr(error, "errno", None)
+    return (os.strerror(number) if number else str(error)).lower()

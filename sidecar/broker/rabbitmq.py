@@ -163,7 +163,7 @@ class RabbitMQ:
                 pass
             finally:
                 publisher = self._publisher
-                self._fall(f"{place(url)}: {link.why_ended}")
+                self._fall(f"{place(url)}: {link.why_ended}" if link.ended.is_set() else "stopped")
                 if publisher is not None:
                     await publisher.aclose()
                 await link.aclose()
@@ -194,7 +194,7 @@ class RabbitMQ:
                 tap.sink.lost()
 
     def _say(self, problem: str) -> None:
-        if problem != self._problem:
+        if problem not in (self._problem, "stopped"):
             _log.warning("not connected to the broker", problem=problem)
         self._problem = problem
 

@@ -127,7 +127,7 @@ class Transport(TransportFactory):
             try:
                 data = await self._stream.receive_some(READ_SIZE)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                return f"the connection broke ({error.__cause__ or error})"
+                return f"the connection broke: {_words(error.__cause__ or error)}"
             if not data:
                 return "the broker closed the connection"
             self._heard = True
@@ -160,6 +160,10 @@ class Transport(TransportFactory):
             self.ended = reason
             self._reader.feed_eof()
             self._writer.end(reason)
+
+
+def _words(error: BaseException) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def _farewell(frames: bytes) -> commands.Connection.Close | None:
