@@ -156,7 +156,16 @@ def test_the_environment_has_what_the_lock_has_and_no_installer(tree: Path) -> N
 def test_a_lock_with_a_wrong_hash_is_refused(tree: Path, tmp_path: Path) -> None:
     lock = tmp_path / "requirements.lock"
     lock.write_text("sniffio==1.3.1 --hash=sha256:" + "0" * 64 + "\n")
-    pip = [tree / "opt/build/bin/pip", "download", "--no-deps", "--require-hashes", "-r", lock, "-d", tmp_path]
+    pip: list[str | Path] = [
+        tree / "opt/build/bin/pip",
+        "download",
+        "--no-deps",
+        "--require-hashes",
+        "-r",
+        lock,
+        "-d",
+        tmp_path,
+    ]
     done = subprocess.run(pip, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "THESE PACKAGES DO NOT MATCH THE HASHES" in done.stderr

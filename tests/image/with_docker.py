@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -53,17 +54,17 @@ class Engine:
         self.host = host
 
     def answers(self) -> bool:
-        return self._command("version").returncode == 0
+        return self.command("version").returncode == 0
 
     def run(self, *arguments: str | Path, within: float = 60.0) -> str:
-        done = self._command(*arguments, within=within)
+        done = self.command(*arguments, within=within)
         assert done.returncode == 0, f"docker {arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout.strip()
 
     def inspect(self, name: str) -> Any:
         return json.loads(self.run("inspect", name))[0]
 
-    def _command(self, *arguments: str | Path, within: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str | Path, within: float = 60.0) -> subprocess.CompletedProcess[str]:
         # The old builder is in every engine; BuildKit would ask for a plugin.
         environment = {**os.environ, "DOCKER_HOST": self.host, "DOCKER_BUILDKIT": "0"}
         words = ["docker", *map(str, arguments)]
@@ -77,14 +78,23 @@ def needed(program: str, package: str) -> str:
     return found
 
 
+def remove(place: Path) -> None:
+    """All that an engine leaves behind, what it has mounted first."""
+    mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    below = [point for point in mounted if point.startswith(f"{place}/")]
+    if below:
+        subprocess.run(["umount", *reversed(below)], check=True)
+    shutil.rmtree(place)
+
+
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine() -> Iterator[Engine]:
     needed("docker", "docker.io")
     at_hand = Engine(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
     if at_hand.answers():
         yield at_hand
         return
-    place = tmp_path_factory.mktemp("docker")
+    place = Path(tempfile.mkdtemp(prefix="image-test-"))  # not below pytest's, which could not remove its mounts
     own = Engine(f"unix://{place}/socket")
     with (place / "log").open("wb") as log:
         daemon = subprocess.Popen(
@@ -102,12 +112,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     finally:
         daemon.terminate()
         daemon.wait(START_WITHIN)
+        remove(place)
 
 
 @pytest.fixture(scope="session")
 def base(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The base image: pulled, or Debian's Python under its name."""
-    if engine._command("pull", BASE, within=BUILD_WITHIN).returncode == 0:
+    if engine.command("pull", BASE, within=BUILD_WITHIN).returncode == 0:
         return BASE
     tree = tmp_path_factory.mktemp("base") / "tree"
     made = [needed("debootstrap", "debootstrap"), "--variant=minbase", f"--include={PACKAGES}", "trixie", str(tree)]
@@ -182,7 +193,7 @@ def test_a_bad_configuration_ends_with_2_and_says_why(engine: Engine, image: str
     config = tmp_path / "config.yaml"
     config.write_text("rutes: []\n")
     mount = ("--volume", f"{config}:/etc/sidecar/config.yaml:ro")
-    done = engine._command("run", "--rm", *HARDENED, *mount, image)
+    done = engine.command("run", "--rm", *HARDENED, *mount, image)
     assert done.returncode == 2
     assert "rutes" in done.stdout + done.stderr
 
