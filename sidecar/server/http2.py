@@ -95,9 +95,9 @@ def flush_corks() -> None:
 class Http2Outlet(BufferedOutlet):
     """The subscriber at the other end of one HTTP/2 stream."""
 
-    __slots__ = ("_rest", "connection", "cork", "link", "stream", "stream_id", "tail")
+    __slots__ = ("_head_only", "_rest", "connection", "cork", "link", "stream", "stream_id", "tail")
 
-    def __init__(self, link: Link2, stream_id: int, stream: H2Stream) -> None:
+    def __init__(self, link: Link2, stream_id: int, stream: H2Stream, *, head_only: bool = False) -> None:
         super().__init__()
         self.link = link
         self.cork = link.cork
@@ -107,6 +107,7 @@ class Http2Outlet(BufferedOutlet):
         self.tail = b"\x00\x00" + stream_id.to_bytes(4, "big")
         """The frame header after its length: type DATA, no flags, the stream."""
         self._rest: memoryview | None = None
+        self._head_only = head_only
 
     @property
     def framing(self) -> str:
@@ -131,7 +132,8 @@ class Http2Outlet(BufferedOutlet):
         """Write a whole short answer, as far as the windows allow at once."""
         self.backlog = Backlog(1, 1, "drop_oldest")
         self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
-        self.write([body])
+        if not self._head_only:
+            self.write([body])
         self.finish()
 
     def write(self, blocks: Sequence[bytes]) -> None:
