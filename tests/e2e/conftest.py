@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,16 @@ ROUTES: list[dict[str, Any]] = [
     {"path": "/missing", "exchange": "e2e.missing"},
     {"path": "/missing/honest", "exchange": "e2e.missing", "overload": "503"},
 ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With a failure, show what the shared process wrote at last."""
+    report = yield
+    service = getattr(item, "funcargs", {}).get("service")
+    if report.failed and service is not None:
+        report.sections.append(("the last lines of sidecar's log", str(service.sidecar.log)))
+    return report
 
 
 @pytest.fixture(scope="session")

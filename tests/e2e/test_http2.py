@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from tests.e2e.conftest import Client
@@ -40,6 +41,32 @@ async def test_streams_that_overlap_like_a_browsers(client: Client, publisher: P
         publisher.publish("e2e.topic", f"plain.{name}", str(number))
     await kept.until_events(200)
     assert kept.data == [str(number) for number in range(200)]
+
+
+@pytest.mark.parametrize("path", ["/plain/a", "/plain/a.b", "/nowhere"])
+async def test_a_request_and_its_reset_in_one_packet(client: Client, name: str, path: str) -> None:
+    connection = await wire.open_http2(client.nursery, client.service.http)
+    kept = (await connection.get(f"/plain/{name}")).response
+    await kept.until_open()
+    passing = await connection.get(path, flush=False)
+    connection.state.reset_stream(passing.id)
+    await (await connection.get(f"/plain/{name}")).response.until_open()  # all three in one write
+    assert kept.end is None
+
+
+@pytest.mark.parametrize(("path", "status"), [("/plain/a", 405), ("/nowhere", 404)])
+async def test_a_body_that_comes_after_the_answer(client: Client, name: str, path: str, status: int) -> None:
+    connection = await wire.open_http2(client.nursery, client.service.http)
+    kept = (await connection.get(f"/plain/{name}")).response
+    await kept.until_open()
+    posted = await connection.get(path, method="POST", end=False)
+    assert (await posted.response.until_head()).status == status
+    await posted.response.until_end()
+    if posted.response.end == "clean":
+        await connection.send(posted.id, b"x" * 1000, end=False)
+        await connection.send(posted.id, b"y")
+    await (await connection.get(f"/plain/{name}")).response.until_open()
+    assert kept.end is None
 
 
 async def test_a_stream_whose_window_is_shut_waits_and_loses_nothing(

@@ -21,6 +21,13 @@ async def test_head_gives_the_head_of_a_get(every_client: Client, name: str) -> 
         assert head.header(field) == got.header(field)
 
 
+@pytest.mark.parametrize(("path", "status"), [("/nowhere", 404), ("/plain/a.b", 400)])
+async def test_head_of_an_error_has_no_body_either(every_client: Client, path: str, status: int) -> None:
+    head = await every_client.get(path, method="HEAD")
+    assert await head.until_end() == "clean"
+    assert (head.status, bytes(head.body)) == (status, b"")
+
+
 async def test_a_head_request_leaves_no_subscriber(client: Client, name: str) -> None:
     await (await client.get(f"/quick/{name}", method="HEAD")).until_end()
     client.service.sidecar.wait_metric("sidecar_subscribers", 0, route="/quick/{name}")
@@ -116,10 +123,12 @@ async def test_a_word_that_makes_the_key_too_long_for_amqp_is_400(client: Client
 async def test_an_event_stream_after_other_requests_on_the_same_connection(client: Client, name: str) -> None:
     stream = await wire.connect(client.service.http)
     async with stream:
-        for method, path in (("GET", "/nowhere"), ("HEAD", f"/plain/{name}"), ("GET", f"/plain/{name}")):
+        requests = [("GET", "/nowhere"), ("HEAD", "/nowhere"), ("HEAD", "/plain/a.b"), ("HEAD", f"/plain/{name}")]
+        for method, path in (*requests, ("GET", f"/plain/{name}")):
             await stream.send_all(wire.request_bytes(method, path, "localhost", "1.1", []))
         received = bytearray()
         with trio.fail_after(wire.PATIENCE):
             while b"retry:" not in received:
                 received += await stream.receive_some()
-    assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"404", b"200", b"200"]
+    assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"404", b"404", b"400", b"200", b"200"]
+    assert received.partition(b"retry:")[0].count(b"no route") == 1  # only the GET has a body

@@ -292,15 +292,23 @@ class Http2:
         headers: Headers = (("accept", "text/event-stream"),),
         reading: bool = True,
         keep_body: bool = True,
+        end: bool = True,
+        flush: bool = True,
     ) -> Http2Stream:
-        """Open a stream; its response fills by itself."""
+        """Open a stream; its response fills by itself. Without ``end`` a body may follow, by `send`."""
         assert self.broken is None, self.broken
         stream = Http2Stream(self, self.state.get_next_available_stream_id(), Response(keep_body=keep_body), reading)
         self._streams[stream.id] = stream
         pseudo = [(":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", path)]
-        self.state.send_headers(stream.id, [*pseudo, *headers], end_stream=True)
-        await self.flush()
+        self.state.send_headers(stream.id, [*pseudo, *headers], end_stream=end)
+        if flush:
+            await self.flush()
         return stream
+
+    async def send(self, stream_id: int, data: bytes, *, end: bool = True) -> None:
+        """Send a part of a request's body."""
+        self.state.send_data(stream_id, data, end_stream=end)
+        await self.flush()
 
     async def reset(self, stream_id: int) -> None:
         """Send RST_STREAM (CANCEL), unless the stream has ended already."""
