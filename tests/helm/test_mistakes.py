@@ -18,6 +18,10 @@ def config(**keys: Any) -> Document:
     return {"config": keys}
 
 
+def signed(secret: str) -> Document:
+    return {"jwt": {"keys": {"secret": secret}, "algorithms": ["HS256"]}}
+
+
 # what the schema sees
 
 
@@ -85,6 +89,8 @@ MISTAKES: dict[str, tuple[Document, str, str]] = {
     "no-such-file": (config(broker={"url": "${file:/run/secrets/mq/url}"}), "/run/secrets/mq", "secretFiles.mq"),
     "password-in-clear": (config(broker={"url": "amqp://me:word@mq/"}), "in clear", "secretEnv.AMQP_URL"),
     "password-in-a-list": (config(broker={"url": ["${AMQP_URL}", "amqps://me:word@mq/"]}), "in clear", "Secret"),
+    "key-in-clear": (config(routes=[ROUTE | {"access": signed("s3cret")}]), "/events stands in clear", "secretFiles"),
+    "key-in-clear-for-all": (config(defaults={"access": signed("s3cret")}), "defaults stands in clear", "secretFiles"),
     "drain-unknown": (config(drain={"within": "${AMQP_URL}"}), "config.drain.within", "terminationGracePeriodSeconds"),
     "grace-too-short": ({"terminationGracePeriodSeconds": 20}, "20 s", "it is 30"),
     "pods-with-brokers-of-their-own": (config(broker={"url": "memory://"}), "memory://", "replicas: 1"),
@@ -138,9 +144,10 @@ def test_a_native_sidecar_needs_a_cluster_that_knows_it() -> None:
         config(broker={"url": "memory://"}) | {"replicas": 1},
         config(broker={"url": "amqp://guest:${AMQP_URL}@mq/"}),
         config(broker={"url": "${file:/run/secrets/mq/url}"}) | {"secretFiles": {"mq": "rabbitmq"}},
+        config(routes=[ROUTE | {"access": signed("${file:/run/secrets/keys/k}")}]) | {"secretFiles": {"keys": "k"}},
         config(broker={"url": "${RABBIT}"}) | {"env": [{"name": "RABBIT", "value": "amqp://mq/"}]},
     ],
-    ids=["default", "dollar", "one-pod", "password-by-reference", "mounted", "plain-variable"],
+    ids=["default", "dollar", "one-pod", "password-by-reference", "mounted", "mounted-key", "plain-variable"],
 )
 def test_what_leads_somewhere_is_no_mistake(values: Document) -> None:
     assert render(merged(LEAST, values)).pod

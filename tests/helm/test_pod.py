@@ -58,10 +58,12 @@ def test_an_image_is_named_by_tag_and_digest() -> None:
 @pytest.mark.parametrize("path", VALUES, ids=lambda path: path.stem)
 def test_the_program_reads_the_rendered_configuration(path: Path, tmp_path: Path, certificates: Certificates) -> None:
     config = render(yaml.safe_load(path.read_text())).config
-    mounted = {"/run/secrets/tls/tls.crt": certificates.certificate, "/run/secrets/tls/tls.key": certificates.key}
+    hmac = tmp_path / "hmac"
+    hmac.write_text("k" * 64)
+    mounted = {"keys/hmac": hmac, "tls/tls.crt": certificates.certificate, "tls/tls.key": certificates.key}
     text = yaml.safe_dump(config)
     for name, real in mounted.items():
-        text = text.replace(name, str(real))
+        text = text.replace(f"/run/secrets/{name}", str(real))
     file = tmp_path / "config.yaml"
     file.write_text(text)
     loaded = load(file, {"AMQP_URL": "amqp://user:word@rabbit:5672/"})
