@@ -32,6 +32,8 @@ _REFUSALS: Final = (
     aiormq.exceptions.ChannelPreconditionFailed,
     aiormq.exceptions.ChannelLockedResource,
 )
+"""Errors that close a channel because the broker said no."""
+
 _UNENCODABLE: Final = (TypeError, ValueError, OverflowError, struct.error)
 _FOREIGN: Final = (
     BrokerError,

@@ -46,6 +46,7 @@ class RabbitTap:
         self._link: Link | None = None
         self._standing = False
         self._stand: set[Binding] = set()
+        self._alone: set[Binding] = set()
         self._lock = asyncio.Lock()
         self._queue = self._tag = ""
         self._consuming: AbstractChannel | None = None
@@ -132,7 +133,7 @@ class RabbitTap:
         channel.closing.add_done_callback(lambda _: self._down(channel))
         await channel.basic_consume(self._queue, _never, no_ack=True, consumer_tag=self._tag)
         async with self._lock:
-            await self._bind_all(link)
+            await self._bind_all(link, tuple(self._wanted))
             if channel.is_closed or self._link is not link:
                 raise BrokerAway("the broker has taken the queue away again")
             self._standing = True
@@ -150,9 +151,8 @@ class RabbitTap:
                 f"exchange '{self.exchange.name}' was of type '{self._type}' and is now of type '{exchange_type}'"
             )
 
-    async def _bind_all(self, link: Link) -> None:
+    async def _bind_all(self, link: Link, wanted: Sequence[Binding]) -> None:
         """Bind without waiting for each answer: the last one's answer says that all of them stand."""
-        wanted = tuple(self._wanted)
         channel = await self._binder(link)
         for binding in wanted[:-1]:
             await self._queue_bind(channel, binding, nowait=True)
@@ -172,18 +172,29 @@ class RabbitTap:
         async with self._lock:
             if self._link is not link or not self._standing:
                 raise BrokerAway("the broker is not connected")
-            if (binding in self._wanted) == (binding in self._stand):
-                return
-            channel = await self._binder(link)
-            if binding in self._wanted:
-                await self._try_bind(channel, binding)
+            if binding in self._wanted and binding not in self._stand:
+                await self._bind_waiting(link)
+            if binding in self._wanted and binding not in self._stand:
+                await self._try_bind(await self._binder(link), binding)
                 self._stand.add(binding)
-            else:
+            elif binding in self._stand and binding not in self._wanted:
                 self._stand.discard(binding)
                 arguments = to_table(dict(binding.headers))
+                channel = await self._binder(link)
                 await channel.queue_unbind(self._queue, self.exchange.name, binding.key, arguments)
 
+    async def _bind_waiting(self, link: Link) -> None:
+        """Bind at once what a thousand returning clients want; where one of it is refused, each is bound alone."""
+        waiting = [each for each in self._wanted if each not in self._stand and each not in self._alone]
+        if len(waiting) < 2:
+            return
+        try:
+            await self._bind_all(link, waiting)
+        except Exception:  # whatever it was, the caller whose binding it was meets it again, alone
+            self._alone.update(waiting)
+
     async def _try_bind(self, channel: AbstractChannel, binding: Binding) -> None:
+        self._alone.discard(binding)
         try:
             await self._queue_bind(channel, binding)
         except aiormq.exceptions.ChannelNotFoundEntity:

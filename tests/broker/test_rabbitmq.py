@@ -390,7 +390,7 @@ async def test_without_configure_an_exchange_is_taken_for_topic(rabbitmq: Rabbit
 async def test_a_forbidden_binding_disturbs_nobody(rabbitmq: RabbitNode) -> None:
     vhost = rabbitmq.vhost()
     url = await trio.to_thread.run_sync(rabbitmq.user, "picky", vhost)
-    rule = ("set_topic_permissions", "-p", vhost, "picky", "amq.topic", ".*", "^a$")
+    rule = ("set_topic_permissions", "-p", vhost, "picky", "amq.topic", ".*", "^a")
     await trio.to_thread.run_sync(rabbitmq.control, *rule)
     async with connected(url) as broker:
         sink = Recorder()
@@ -400,8 +400,22 @@ async def test_a_forbidden_binding_disturbs_nobody(rabbitmq: RabbitNode) -> None
             await tap.bind(Binding("b"))
         with pytest.raises(BrokerRefused, match="refused"):
             await tap.bind(Binding("c"))
-        await broker.publish("amq.topic", "a", b"")
-        await sink.until_key("a")
+        refused: list[str] = []
+
+        async def try_to_bind(key: str) -> None:
+            try:
+                await tap.bind(Binding(key))
+            except BrokerRefused:
+                refused.append(key)
+
+        keys = [f"a{number}" for number in range(20)]
+        async with trio.open_nursery() as nursery:
+            for key in ("d", *keys[:10], "e", *keys[10:], "f"):
+                nursery.start_soon(try_to_bind, key)
+        assert sorted(refused) == ["d", "e", "f"]
+        for key in ("a", *keys):
+            await broker.publish("amq.topic", key, b"")
+        assert await sink.until_key(keys[-1]) == ["a", *keys[:-1]]
         assert sink.events == []
 
 
