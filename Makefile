@@ -9,10 +9,10 @@ PORT ?= 8080
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt setup lab clean bench
+.PHONY: help run test check fmt setup lab clean bench chart lock image image-test
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime ## start `sidecar demo` (PORT=8080): no broker, no file, live traffic to curl
 	$(BIN)/sidecar demo --port $(PORT)
@@ -33,14 +33,28 @@ fmt: $(VENV)/.development ## format the code and mend what ruff can mend
 setup: $(VENV)/.development ## the virtual environment with all that tests and checks need
 	@true
 
-lab: ## the real programs the tests use (RabbitMQ, nginx, Chromium), by apt where they are missing
+lab: $(VENV)/.development ## the real programs the tests use (RabbitMQ, nginx, Chromium, Helm), where they are missing
 	@tests/lab/install
+	$(BIN)/python -m tests.lab.helm
 
 bench: $(VENV)/.runtime ## sidecar beside its peers, with a table, a JSON and a picture (ARGS="--quick"); see bench/README.md
 	$(BIN)/python -m bench $(ARGS)
 
+chart: $(VENV)/.development ## the chart's schema and README, from values.yaml and `sidecar schema`
+	$(BIN)/python helm/generate.py
+
+lock: $(VENV)/.development ## the image's dependencies with their hashes
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --constraint constraints.txt --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+	printf 'hatchling>=1.27\n' | $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --custom-compile-command "make lock" - --output-file requirements.build.lock
+
+image: ## the container image
+	docker build -t sse-sidecar .
+
+image-test: $(VENV)/.development ## build the image and run it by a real engine (minutes; root, docker.io, debootstrap)
+	$(BIN)/pytest -s tests/image/with_docker.py
+
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) .lab build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .lab bench/.build build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: an environment is made anew only where the files that describe it have changed.

@@ -21,11 +21,15 @@ from sidecar.broker import open_broker
 from sidecar.broker.port import Broker
 from sidecar.config.model import Config
 from sidecar.deadlines import Deadlines
+from sidecar.forwarded import Proxies
 from sidecar.http.admin import AdminApplication, RouteStatus
 from sidecar.http.application import nothing_here
 from sidecar.http.dispatch import Dispatch
+from sidecar.http.gatehouse import Gatehouse
+from sidecar.http.proxy import Proxy
 from sidecar.http.routes import CompiledRoute, compile_routes
 from sidecar.http.stream import Streams
+from sidecar.http.upstream import Upstream
 from sidecar.hub.hub import Hub
 from sidecar.observe.metrics import Metrics
 from sidecar.server.http2 import flush_corks
@@ -46,9 +50,11 @@ class Service:
         self.addresses: list[str] = []
         self.admin_address = ""
         self._deadlines = Deadlines()
+        self._gatehouse = Gatehouse()
         self._hub = Hub(self.broker, self._deadlines, flush=flush_corks)
         self._streams = Streams(self._hub, self._deadlines, self.metrics)
-        self._dispatch = Dispatch(compile_routes(config.routes, self.metrics), self._streams)
+        self._proxy = self._application()
+        self._dispatch = Dispatch(self._compile(config), self._streams, self._proxy)
         self.metrics.measure = self._streams.measure
         self._no_routes = Dispatch([], self._streams)
         self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
@@ -58,8 +64,19 @@ class Service:
         self.drained = False
         """Whether it ended after a drain."""
 
+    def _application(self) -> Proxy | None:
+        """The way to the application next door, where one is configured."""
+        if self.config.upstream is None:
+            return None
+        upstream = Upstream(self.config.upstream, self._deadlines)
+        return Proxy(upstream, Proxies.parse(self.config.trusted_proxies), self.metrics)
+
     def __repr__(self) -> str:
         return f"<Service {', '.join(self.addresses) or 'not started'}, {len(self._streams.open)} streams>"
+
+    def _compile(self, config: Config) -> list[CompiledRoute]:
+        proxies = Proxies.parse(config.trusted_proxies)
+        return compile_routes(config.routes, self.metrics, lambda access: self._gatehouse.gate(access, proxies))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop`; started when every address accepts. Raises `OSError` where one cannot be bound."""
@@ -68,6 +85,7 @@ class Service:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._deadlines.run)
                 await nursery.start(self._hub.run)
+                await nursery.start(self._gatehouse.run)
                 nursery.start_soon(self.broker.run)
                 self._listen(nursery)
                 _log.info("listening", addresses=self.addresses, admin=self.admin_address)
@@ -78,6 +96,8 @@ class Service:
                 nursery.cancel_scope.cancel()
         finally:
             self._unbind()
+            if self._proxy is not None:
+                self._proxy.upstream.close()
             self.stopped.set()
 
     def bind(self) -> None:
@@ -142,9 +162,16 @@ class Service:
         await self.broker.publish(exchange, routing_key, body, properties)
 
     async def drain(self) -> None:
-        """End all streams over the configured time and take no new ones; return when the last has ended."""
+        """End all streams over the configured time and take no new ones; return when the last has ended.
+
+        Requests that the application is answering have the same time to end.
+        """
         _log.info("draining", streams=len(self._streams.open), within=self.config.drain.within)
-        await self._streams.drain(self.config.drain.within)
+        within = self.config.drain.within
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._streams.drain, within)
+            if self._proxy is not None:
+                nursery.start_soon(self._proxy.drain, within)
 
 
 Companion = Callable[[Service], Awaitable[None]]

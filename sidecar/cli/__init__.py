@@ -25,8 +25,12 @@ COMMANDS = {
     "publish": ("Publish messages, confirmed by the broker.", "sidecar publish orders order.7.paid '{\"total\": 12}'"),
     "explain": ("Show which route a path meets, and what it subscribes to.", "sidecar explain /events/orders/7"),
     "schema": ("Print the configuration's JSON Schema.", "sidecar schema > sidecar.schema.json"),
+    "live": ("Ask whether the sidecar in this container lives.", "sidecar live"),
 }
 """Each command's summary and an example of its use."""
+
+HIDDEN = {"live"}
+"""Commands that are for machines: a container's health check."""
 
 
 class _Commands(TyperGroup):
@@ -35,7 +39,7 @@ class _Commands(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         for name, (summary, _) in COMMANDS.items():
-            self.add_command(TyperCommand(name, help=summary))
+            self.add_command(TyperCommand(name, help=summary, hidden=name in HIDDEN))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, listed, rest = super().resolve_command(ctx, args)

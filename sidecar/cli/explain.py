@@ -13,6 +13,10 @@ import typer
 
 from sidecar.cli.configuration import DEFAULT_PATH, ConfigPath, read_or_exit
 from sidecar.cli.output import Row, show_one
+from sidecar.config.access import Access
+from sidecar.config.values import shown
+from sidecar.forwarded import Proxies
+from sidecar.http.gatehouse import Gatehouse
 from sidecar.http.routes import BadValueError, CompiledRoute, compile_routes
 from sidecar.observe.metrics import Metrics
 from sidecar.routing import Match, RouteTable
@@ -27,8 +31,8 @@ def explain(
 
     Exits with 1 when no route takes the path. A list on a terminal, one JSON object in a pipe.
     """
-    metrics = Metrics()
-    routes = compile_routes(read_or_exit(config).routes, metrics)
+    gatehouse, nobody = Gatehouse(), Proxies.parse([])
+    routes = compile_routes(read_or_exit(config).routes, Metrics(), lambda access: gatehouse.gate(access, nobody))
     raw_path, _, query = path.partition("?")
     match = RouteTable((route.pattern, route) for route in routes).match(raw_path)
     if match is None:
@@ -41,6 +45,8 @@ def explain(
 
 def _explained(match: Match[CompiledRoute], parameters: Mapping[str, str]) -> Row:
     def value(name: str) -> str:
+        if name.startswith(("claims.", "auth.")):
+            return "{" + name.replace(".", ":") + "}"  # one word, as the real value must be
         if name not in parameters:
             raise BadValueError(f"the query must name {name.removeprefix('query.')}")
         return parameters[name]
@@ -57,8 +63,18 @@ def _explained(match: Match[CompiledRoute], parameters: Mapping[str, str]) -> Ro
         "binding_headers": {name: text for binding in bindings for name, text in binding.headers},
         "event": settings.event,
         "where": _rendered(settings.where, value),
-        "readers": "anybody",
+        "readers": _readers(settings.access),
     }
+
+
+def _readers(access: Access | None) -> str:
+    """Who may read, in words."""
+    asked = []
+    if access is not None and access.jwt is not None:
+        asked.append(f"a token ({', '.join(access.jwt.algorithms)}) in {' or '.join(access.jwt.sources)}")
+    if access is not None and access.forward is not None:
+        asked.append(f"the application's consent ({shown(access.forward.url)})")
+    return f"whoever has {' and '.join(asked)}" if asked else "anybody"
 
 
 def _rendered(texts: Mapping[str, str], value: Callable[[str], str]) -> dict[str, str]:

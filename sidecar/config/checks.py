@@ -10,8 +10,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
+from sidecar.config.access_checks import access_check
 from sidecar.config.model import EVENT_FIELDS, SOURCES, Declare, Reconnect
 from sidecar.config.tree import Finding, Location, Mapping, Place, Scalar, Tree, scalars
 from sidecar.config.values import GrammarError, bind_address, seconds, shown, template
@@ -110,7 +112,7 @@ def _declarations(root: Mapping) -> Iterator[Finding]:
     for index, route in enumerate(map(_mapping, _list(root.get("routes")))):
         exchange, declare = route.get("exchange"), route.get("declare")
         with suppress(ValueError):
-            if isinstance(exchange, Scalar) and declare is not None:
+            if isinstance(exchange, Scalar) and _mapping(declare).get("type") is not None:
                 before, known = first.setdefault(exchange, (index, Declare.model_validate(declare)))
                 if known != Declare.model_validate(declare):
                     fact = f"the exchange is declared differently in routes[{before}]"
@@ -171,15 +173,12 @@ def _parameters(route: Mapping) -> Iterator[Finding]:
         texts += [((key, name), text) for name, text in _mapping(route.get(key)).items() if isinstance(text, Scalar)]
     for at, text in texts if pattern else ():
         for name in _names(text):
-            if pattern and name not in pattern.parameters and not name.startswith("query."):
-                yield Finding(at, f"unknown parameter {{{name}}}", _known(name, pattern))
+            if pattern and name not in pattern.parameters and not name.startswith(("query.", "claims.", "auth.")):
+                yield Finding(at, f"unknown parameter {{{name}}}", _known(pattern))
 
 
-def _known(name: str, pattern: PathPattern) -> str:
-    has = f"the path has: {', '.join(pattern.parameters)}" if pattern.parameters else "the path has none"
-    if name.startswith(("claims.", "auth.")):
-        return f"{has}; a query's are {{query.NAME}}; nobody's claims are known without access control"
-    return has
+def _known(pattern: PathPattern) -> str:
+    return f"the path has: {', '.join(pattern.parameters)}" if pattern.parameters else "the path has none"
 
 
 def _event(route: Mapping) -> Iterator[Finding]:
@@ -214,7 +213,8 @@ def _binding_headers(route: Mapping) -> Iterator[Finding]:
 
 def _source(route: Mapping) -> Iterator[Finding]:
     given = [key for key in SOURCES if route.get(key) is not None]
-    if not given:
+    misspelt = [key for key in route if key not in SOURCES and get_close_matches(str(key), SOURCES, n=1)]
+    if not given and not misspelt:
         yield Finding((), "a route without a source", f"name one of {', '.join(SOURCES)}")
     for key in given[1:]:
         yield Finding((key,), f"a second source beside {given[0]}", "a route has exactly one")
@@ -293,6 +293,7 @@ CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
     _streams,
 )
 ROUTE_CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
+    access_check,
     _source,
     _declare,
     _replay,

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr
+from pydantic.config import JsonDict
 
+from sidecar.config.access import Access
 from sidecar.config.settings import Settings
 from sidecar.config.values import (
     Bind,
@@ -29,6 +31,8 @@ from sidecar.config.values import (
     Size,
     Table,
     TemplateText,
+    TrustedProxies,
+    UpstreamUrl,
 )
 
 EVENT_FIELDS = ("routing_key", "exchange", "type", "message_id", "app_id")
@@ -98,6 +102,21 @@ class Admin(Settings):
     """host:port, [v6]:port or unix:/path."""
     publish: bool = False
     """Whether POST /publish/{exchange}/{routing_key} is served."""
+
+
+class UpstreamSettings(Settings):
+    """The application beside which this runs, over HTTP/1.1."""
+
+    url: UpstreamUrl
+    """http://host:port, or unix:/path."""
+    connect: Period = 5.0
+    """The time for a connection to it; then 504."""
+    answer: Period = 60.0
+    """The time from the request's last byte to the head of the answer; then 504."""
+    idle: Period = 300.0
+    """The longest silence in the midst of a request, an answer or a WebSocket, on either side; then it is cut."""
+    connections: Annotated[int, Field(ge=1)] = 1000
+    """The most connections to it at once; beyond them 503."""
 
 
 class Drain(Settings):
@@ -193,10 +212,23 @@ class RouteOptions(Settings):
     """What one reader may fall behind."""
     overload: Literal["retry", "503"] = "retry"
     """What a stream that cannot be served now gets: 200 with a retry, or an honest 503."""
+    access: Access | None = None
+    """Who may read; absent: everybody who reaches the listener."""
+
+
+_ONE_SOURCE: JsonDict = {
+    "oneOf": [
+        {"required": ["exchange"], "properties": {"declare": {"required": ["type"]}}},
+        {"required": ["stream"]},
+        {"required": ["queue"]},
+    ]
+}
 
 
 class Route(RouteOptions):
     """A path, and the messages it serves as an event stream."""
+
+    model_config = ConfigDict(json_schema_extra=_ONE_SOURCE)
 
     path: PathText
     """The path; {name} is one whole segment; the most specific route wins."""
@@ -217,6 +249,10 @@ class Config(Settings):
     """The public addresses."""
     admin: Admin = Admin()
     """The operators' address."""
+    upstream: UpstreamSettings | None = None
+    """Who answers what no route takes; absent: 404."""
+    trusted_proxies: TrustedProxies = Field(default_factory=list)
+    """The addresses and networks whose X-Forwarded-* and Forwarded count; unix: who may open a listener's."""
     drain: Drain = Drain()
     """How open streams end when the process does."""
     defaults: RouteOptions = RouteOptions()

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
 
+from sidecar.forwarded import Proxies
 from sidecar.routing import PathPattern, PatternError
 from sidecar.template import Template, TemplateError
 
@@ -29,6 +30,7 @@ _UNITS = {"": 1, "B": 1} | {
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", re.ASCII)
 _BIND = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})", re.ASCII)
+_HTTP = re.compile(r"http://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?/?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HIDDEN = re.compile(r"://\S*@")
 
@@ -109,6 +111,27 @@ def broker_url(text: str) -> str:
         raise GrammarError("the embedded broker has no address", "write memory://")
     if scheme != "memory" and not complete:
         raise GrammarError("a URL without a usable host and port", f"{scheme}://user:password@host:5672/vhost")
+    return text
+
+
+def upstream_url(text: str) -> str:
+    """``http://host:port`` or ``unix:/path``, checked and unchanged."""
+    if text.startswith("unix:"):
+        return bind_address(text)
+    match = _HTTP.fullmatch(text)
+    if not match or int(match["port"] or 80) not in range(1, 65536):
+        way_out = "http://host:port without a path, like http://127.0.0.1:3000, or unix:/path"
+        raise GrammarError(f"{shown(text)} is no application's address", way_out)
+    return text
+
+
+def trusted_proxy(text: str) -> str:
+    """An address, a network, or ``unix``; checked and unchanged."""
+    try:
+        Proxies.parse([text])
+    except ValueError:
+        way_out = "an address, a network without host bits like 10.0.0.0/8, or unix"
+        raise GrammarError(f"{shown(text)} is no network", way_out) from None
     return text
 
 
@@ -263,6 +286,12 @@ Size = Annotated[
     ),
 ]
 Bind = Annotated[str, _read(bind_address), _text_schema(examples=["0.0.0.0:8080", "unix:/run/sidecar.sock"])]
+UpstreamUrl = Annotated[
+    str, _read(upstream_url), _text_schema(examples=["http://127.0.0.1:3000", "unix:/run/app.sock"])
+]
+TrustedProxies = Annotated[
+    list[Annotated[str, _read(trusted_proxy)]], BeforeValidator(_listed), WithJsonSchema(_ONE_OR_MORE)
+]
 FileName = Annotated[Path, BeforeValidator(_file), _text_schema()]
 PathText = Annotated[str, _read(path_pattern), _text_schema(examples=["/events/orders/{order}"])]
 ExchangeName = Annotated[str, _read(exchange_name)]

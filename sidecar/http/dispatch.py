@@ -10,10 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+import structlog
+import trio
+
+from sidecar.http.access import Denied, Gate, Granted, Unavailable
+from sidecar.http.proxy import Proxy
 from sidecar.http.request import Request
-from sidecar.http.routes import BadValueError, CompiledRoute, Values
+from sidecar.http.routes import BadValueError, CompiledRoute, MissingClaimError, Values
 from sidecar.http.stream import EventStream, Header, StreamOutlet, Streams
+from sidecar.observe.reasons import CloseReason
 from sidecar.routing import Match, RouteTable
+
+_log = structlog.get_logger("sidecar.stream")
 
 Spawn = Callable[..., None]
 
@@ -28,8 +36,10 @@ class Taken(Protocol):
 class Dispatch:
     """The routes of one configuration, in front of the streams of the process."""
 
-    def __init__(self, routes: Iterable[CompiledRoute], streams: Streams) -> None:
+    def __init__(self, routes: Iterable[CompiledRoute], streams: Streams, proxy: Proxy | None = None) -> None:
         self.routes = tuple(routes)
+        self.proxy = proxy
+        """The way to the application, for what no route takes."""
         self._streams = streams
         self._table = RouteTable([(route.pattern, route) for route in self.routes])
 
@@ -40,16 +50,71 @@ class Dispatch:
     def take(self, match: Match[CompiledRoute], request: Request, outlet: StreamOutlet, spawn: Spawn) -> Taken:
         """Answer a request that a route takes. ``spawn`` starts tasks in the connection's nursery."""
         route = match.value
+        if route.gate is not None and (preflight := route.gate.preflight(request)) is not None:
+            return _reply(outlet, preflight.status, preflight.headers, b"")
         refusal = _refusal(request)
         if refusal is not None:
-            return _reply(outlet, *refusal)
+            return _refuse(outlet, *refusal)
+        visit = Visit(self._streams, match, request, outlet, spawn)
+        if route.gate is None:
+            return visit.admit(Granted(request.client[0] if request.client else "unix"))
+        spawn(visit.ask, route.gate)
+        return visit
+
+
+class Visit:
+    """A request on its way in: from the gate to its event stream."""
+
+    __slots__ = ("_asking", "_match", "_outlet", "_request", "_spawn", "_stream", "_streams")
+
+    def __init__(
+        self,
+        streams: Streams,
+        match: Match[CompiledRoute],
+        request: Request,
+        outlet: StreamOutlet,
+        spawn: Spawn,
+    ) -> None:
+        self._streams = streams
+        self._match = match
+        self._request = request
+        self._outlet = outlet
+        self._spawn = spawn
+        self._asking: trio.CancelScope | None = None
+        self._stream: Taken | None = None
+
+    async def ask(self, gate: Gate) -> None:
+        """Ask the gate, for as long as the client stays, and answer accordingly."""
+        with trio.CancelScope() as self._asking:
+            verdict = await gate.check(self._request, self._match.parameters)
+        if self._asking.cancelled_caught:
+            return
+        if isinstance(verdict, Denied):
+            _log.info("denied", route=self._match.value.settings.path, status=verdict.status, reason=verdict.reason)
+            self._stream = _reply(self._outlet, verdict.status, verdict.headers, verdict.body)
+        else:
+            self._stream = self.admit(verdict)
+
+    def admit(self, verdict: Granted | Unavailable) -> Taken:
+        """Open the event stream, or say what is wrong with the request."""
+        route, request = self._match.value, self._request
         try:
-            wanted = route.wanted(match.parameters, _values(match.parameters, request))
-            stream = EventStream(self._streams, route, request, outlet, spawn)
+            stream = EventStream(self._streams, route, request, self._outlet, self._spawn, verdict)
+            if isinstance(verdict, Granted):
+                stream.open(route.wanted(self._match.parameters, _values(self._match.parameters, request, verdict)))
+            else:
+                _log.warning("cannot ask who may read", route=route.settings.path, problem=verdict.reason)
+                stream.turn_away(CloseReason.BROKER_REFUSED)
         except BadValueError as error:
-            return _reply(outlet, 400, [], str(error))
-        stream.open(wanted)
+            return _refuse(self._outlet, error.status, verdict.headers, str(error))
         return stream
+
+    def gone(self) -> None:
+        """The response is over."""
+        if self._stream is not None:
+            self._stream.gone()
+        elif self._asking is not None:
+            self._asking.cancel()
 
 
 def _refusal(request: Request) -> tuple[int, Sequence[Header], str] | None:
@@ -86,11 +151,17 @@ def _quality(parameters: Sequence[str]) -> float:
     return 1.0
 
 
-def _values(parameters: dict[str, str], request: Request) -> Values:
+def _values(parameters: dict[str, str], request: Request, granted: Granted) -> Values:
     def value(name: str) -> str:
         if name in parameters:
             return parameters[name]
-        return _query_value(name.removeprefix("query."), request)
+        family, _, member = name.partition(".")
+        if family == "query":
+            return _query_value(member, request)
+        known = granted.value(name)
+        if known is None:
+            raise MissingClaimError(f"nothing says what {name} is")
+        return known
 
     return value
 
@@ -109,6 +180,11 @@ class _Replied:
         """Nothing is left to do."""
 
 
-def _reply(outlet: StreamOutlet, status: int, headers: Sequence[Header], fact: str) -> Taken:
-    outlet.reply(status, [(b"content-type", b"text/plain; charset=utf-8"), *headers], fact.encode() + b"\n")
+def _refuse(outlet: StreamOutlet, status: int, headers: Sequence[Header], fact: str) -> Taken:
+    plain = (b"content-type", b"text/plain; charset=utf-8")
+    return _reply(outlet, status, [plain, *headers], fact.encode() + b"\n")
+
+
+def _reply(outlet: StreamOutlet, status: int, headers: Sequence[Header], body: bytes) -> Taken:
+    outlet.reply(status, headers, body)
     return _Replied()

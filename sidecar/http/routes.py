@@ -12,7 +12,10 @@ from typing import Final
 
 from sidecar.amqp import FieldValue
 from sidecar.broker.port import Binding, Declaration, Exchange, StreamQueue, WorkQueue
+from sidecar.config.access import Access
 from sidecar.config.model import SOURCES, Route
+from sidecar.http.access import Gate
+from sidecar.http.limits import StreamLimit
 from sidecar.hub.encoder import Encoder
 from sidecar.hub.source import Spec
 from sidecar.hub.subscription import Wanted
@@ -31,12 +34,23 @@ Values = Callable[[str], str]
 class BadValueError(Exception):
     """A parameter of the request cannot be used; the text says which and why, without repeating its value."""
 
+    status = 400
+
+
+class MissingClaimError(BadValueError):
+    """A token or the application does not say what the route's binding needs to know of the reader."""
+
+    status = 403
+
 
 class CompiledRoute:
     """One route of the configuration, ready to be asked."""
 
-    def __init__(self, settings: Route, metrics: Metrics, source: Spec | None = None) -> None:
-        """``source`` is the stream that the route shares with others; see `compile_routes`."""
+    def __init__(self, settings: Route, metrics: Metrics, source: Spec | None = None, gate: Gate | None = None) -> None:
+        """``source`` is the stream that the route shares with others; without a gate everybody may read."""
+        self.gate = gate
+        limit = settings.access.limit if settings.access is not None else None
+        self.limit = StreamLimit(limit.streams, limit.per_client) if limit is not None else None
         self.settings = settings
         self.metrics = metrics.route(settings.path)
         self.pattern = PathPattern.parse(settings.path)
@@ -99,8 +113,14 @@ class CompiledRoute:
         ]
 
 
-def compile_routes(routes: Sequence[Route], metrics: Metrics) -> list[CompiledRoute]:
-    """Compile the routes of a configuration; those that name one stream share it, with the bindings of all."""
+GateOf = Callable[[Access], Gate]
+
+
+def compile_routes(routes: Sequence[Route], metrics: Metrics, gate: GateOf) -> list[CompiledRoute]:
+    """Compile the routes of a configuration; those that name one stream share it, with the bindings of all.
+
+    ``gate`` builds the gate of a route with access settings. Raises what it raises.
+    """
     streams: dict[str, StreamQueue] = {}
     for route in routes:
         for stream in _streams_of(route):

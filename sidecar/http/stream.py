@@ -11,6 +11,7 @@ However it ends, it ends once, with one reason; `gone` is the last thing that ha
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -19,9 +20,11 @@ import structlog
 import trio
 
 from sidecar import sse
-from sidecar.backlog import Backlog, WhenFull
+from sidecar.backlog import Backlog
 from sidecar.broker.port import BrokerError, BrokerRefused
 from sidecar.deadlines import TICK, Deadline, Deadlines
+from sidecar.http.access import Granted, Unavailable
+from sidecar.http.limits import Lease
 from sidecar.http.request import Request
 from sidecar.http.routes import BadValueError, CompiledRoute
 from sidecar.hub.hub import Hub
@@ -137,8 +140,11 @@ class EventStream:
         "_age",
         "_beat_at",
         "_began",
+        "_expires_at",
         "_head_only",
+        "_headers",
         "_last_beat",
+        "_lease",
         "_reason",
         "_replayed",
         "_retry",
@@ -155,13 +161,22 @@ class EventStream:
     )
 
     def __init__(
-        self, streams: Streams, route: CompiledRoute, request: Request, outlet: StreamOutlet, spawn: Callable[..., None]
+        self,
+        streams: Streams,
+        route: CompiledRoute,
+        request: Request,
+        outlet: StreamOutlet,
+        spawn: Callable[..., None],
+        grant: Granted | Unavailable,
     ) -> None:
         """``spawn`` starts tasks in the connection's nursery. Raises `BadValueError` for a start that is no time."""
         self.route = route
         self.spawn = spawn
         self.outlet = outlet
-        self.client = request.client[0] if request.client else "unix"
+        self.client = grant.client if isinstance(grant, Granted) else ""
+        self._headers = [*HEADERS, *grant.headers] if grant.headers else HEADERS
+        self._expires_at = grant.expires_at if isinstance(grant, Granted) else None
+        self._lease: Lease | None = None
         self._head_only = request.method == "HEAD"
         self._start = where_to_begin(request)
         self._room: trio.Event | None = None
@@ -186,14 +201,22 @@ class EventStream:
         """Serve it: at once where the subscription stands, else in a task of the connection."""
         self._streams.open[self] = None
         if self._head_only:
-            self.outlet.start(200, HEADERS)
+            self.outlet.start(200, self._headers)
             self.outlet.finish()
         elif self._streams.draining:
             self.turn_away(CloseReason.DRAINED)
+        elif not self._find_place():
+            self.turn_away(CloseReason.LIMIT)
         elif (subscription := self._streams.hub.standing(wanted)) is not None:
             self._begin(subscription)
         else:
             self.spawn(self._subscribe, wanted)
+
+    def _find_place(self) -> bool:
+        limit = self.route.limit
+        if limit is not None:
+            self._lease = limit.acquire(self.client)
+        return limit is None or self._lease is not None
 
     async def _subscribe(self, wanted: Wanted) -> None:
         try:
@@ -220,14 +243,23 @@ class EventStream:
         self._subscription = subscription
         self._sent_before = subscription.sent
         self._equip(subscription)
-        self.outlet.start(200, HEADERS)
+        self.outlet.start(200, self._headers)
         self.outlet.write([self._retry + sse.HEARTBEAT + subscription.greeting(self._start)])
         self.route.metrics.subscribers += 1
         self._beat_at = deadlines.after(settings.heartbeat, self._beat)
-        if settings.max_age is not None:
-            lasts = settings.max_age * random.uniform(0.8, 1)  # a spread, not a secret
+        lasts = self._lasts()
+        if lasts is not None:
             self._age = deadlines.after(lasts, self._expire)
         subscription.join(self, self._start)
+
+    def _lasts(self) -> float | None:
+        """Seconds until the stream must end: by the route's age, or with the token; None: never."""
+        ends = []
+        if self.route.settings.max_age is not None:
+            ends.append(self.route.settings.max_age * random.uniform(0.8, 1))  # a spread, not a secret
+        if self._expires_at is not None:
+            ends.append(max(0.0, self._expires_at - time.time()))
+        return min(ends, default=None)
 
     def _equip(self, subscription: Subscription) -> None:
         limits, outlet = self.route.settings.backlog, self.outlet
@@ -245,12 +277,15 @@ class EventStream:
 
     def turn_away(self, reason: CloseReason) -> None:
         """Ask the client to come back: 200, a ``retry:`` and a clean end, or 503 where the route says so."""
+        self._streams.open[self] = None
         self._note(reason)
         if self.route.settings.overload == "503":
             seconds = max(1, round(self.route.settings.retry[1]))
-            self.outlet.reply(503, [(b"retry-after", b"%d" % seconds)], b"try again later\n")
+            plain = (b"content-type", b"text/plain; charset=utf-8")
+            extra = self._headers[len(HEADERS) :]
+            self.outlet.reply(503, [plain, (b"retry-after", b"%d" % seconds), *extra], b"try again later\n")
             return
-        self.outlet.start(200, HEADERS)
+        self.outlet.start(200, self._headers)
         self.outlet.backlog = Backlog(1, 1, "drop_oldest")
         self.outlet.write([self._retry + sse.HEARTBEAT])
         self._finish()
@@ -358,6 +393,8 @@ class EventStream:
             return
         self._reason = reason
         self._stop_clocks()
+        if self._lease is not None:
+            self._lease.release()
         events = 0
         if self._subscription is not None:
             events = self._subscription.sent - self._sent_before + self._replayed

@@ -47,7 +47,7 @@ def test_a_route_s_defaults() -> None:
     assert (plain.binding_headers, plain.declare, plain.event, plain.max_age) == (None, None, None, None)
     assert (plain.data, plain.where, plain.overload) == ("body", {}, "retry")
     assert (plain.heartbeat, plain.retry) == (15.0, (2.0, 6.0))
-    assert plain.backlog == BacklogLimits(events=1000, bytes=1024 * 1024, when_full="disconnect")
+    assert plain.backlog == BacklogLimits(events=1000, bytes=1024 * 1024, when_full=None)
 
 
 def test_every_key() -> None:
