@@ -17,7 +17,7 @@ import yaml
 
 from tests.e2e.conftest import topic_route
 from tests.lab import wire
-from tests.lab.ports import free_port
+from tests.lab.ports import two_free_ports
 from tests.lab.process import Service, Sidecar, run_command, running
 from tests.lab.publisher import Publisher
 
@@ -207,16 +207,8 @@ async def test_publish_through_a_running_process(nursery: trio.Nursery, memory: 
 # demo
 
 
-def two_ports() -> int:
-    """A free port whose successor is free too."""
-    first = free_port()
-    while (second := free_port()) != first + 1:
-        first = second
-    return first
-
-
 async def test_the_demo_serves_the_lines_it_prints(nursery: trio.Nursery) -> None:
-    port = two_ports()
+    port = two_free_ports()
     demo = Sidecar(["demo", "--port", str(port)], port + 1)
     try:
         line = await in_thread(demo.log.wait, lambda line: "Ctrl-C" in str(line))

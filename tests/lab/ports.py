@@ -21,3 +21,11 @@ def free_port() -> int:
                 continue
             return port
     raise RuntimeError(f"no free port between {FIRST} and {LAST}")
+
+
+def two_free_ports() -> int:
+    """A free port whose successor is free too."""
+    first = free_port()
+    while (second := free_port()) != first + 1:
+        first = second
+    return first
