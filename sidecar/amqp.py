@@ -219,16 +219,10 @@ class Splitter:
                             and data[end] == _FRAME_END == data[body_end]
                             and (not body_size or _frame_head(data, end + 1) == (_BODY, channel, body_size))
                         ):
-                            deliveries.append(
-                                Delivery(
-                                    tag,
-                                    delivery_tag,
-                                    redelivered & 1 == 1,
-                                    *exchange_and_key,
-                                    data[end + 8 : body_end] if body_size else b"",
-                                    data[position + 19 : end],
-                                )
-                            )
+                            body = data[end + 8 : body_end] if body_size else b""
+                            raw = data[position + 19 : end]
+                            again = redelivered & 1 == 1
+                            deliveries.append(Delivery(tag, delivery_tag, again, *exchange_and_key, body, raw))
                             position = passed = body_end + 1
                             continue
                     partials[channel] = _Partial((tag, delivery_tag, redelivered & 1 == 1, *exchange_and_key))
@@ -344,10 +338,16 @@ def _instant(raw: bytes, offset: int) -> tuple[datetime | None, int]:
         return None, offset + 8
 
 
-def _table(raw: bytes, offset: int, depth: int = 0) -> tuple[dict[str, FieldValue], int]:
-    offset, end = offset + 4, offset + 4 + _unsigned_32(raw, offset)[0]
+def _extent(raw: bytes, offset: int, depth: int) -> tuple[int, int]:
+    """Where a table's or an array's inside begins and ends, its length in bytes standing at `offset`."""
+    end = offset + 4 + _unsigned_32(raw, offset)[0]
     if end > len(raw) or depth > TABLE_DEPTH:
-        raise ValueError("a table longer than its message, or too deep")
+        raise ValueError("longer than its message, or too deep")
+    return offset + 4, end
+
+
+def _table(raw: bytes, offset: int, depth: int = 0) -> tuple[dict[str, FieldValue], int]:
+    offset, end = _extent(raw, offset, depth)
     table: dict[str, FieldValue] = {}
     while offset < end:
         name, offset = _short_string(raw, offset)
@@ -356,9 +356,7 @@ def _table(raw: bytes, offset: int, depth: int = 0) -> tuple[dict[str, FieldValu
 
 
 def _array(raw: bytes, offset: int, depth: int) -> tuple[list[FieldValue], int]:
-    offset, end = offset + 4, offset + 4 + _unsigned_32(raw, offset)[0]
-    if end > len(raw) or depth > TABLE_DEPTH:
-        raise ValueError("an array longer than its message, or too deep")
+    offset, end = _extent(raw, offset, depth)
     array: list[FieldValue] = []
     while offset < end:
         value, offset = _field(raw, offset, depth)
