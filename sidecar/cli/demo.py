@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Any, TypeAlias
@@ -20,7 +21,7 @@ import typer
 from rich.console import Console
 
 from sidecar.amqp import Delivery, Properties
-from sidecar.broker.port import Broker, BrokerRefused
+from sidecar.broker.port import Broker, BrokerAway, BrokerRefused
 from sidecar.cli.run import serve
 from sidecar.config import Config
 from sidecar.config.model import Route
@@ -183,10 +184,11 @@ def _command() -> str:
 
 
 async def play(broker: Broker, traffic: Traffic, random: Random) -> None:
-    """Publish one row of samples, until cancelled."""
-    for sample in traffic.samples(random):
-        await broker.publish(traffic.exchange, sample.routing_key, *_message(sample))
-        await trio.sleep(traffic.every)
+    """Publish one row of samples, until cancelled or until the broker has gone with its service."""
+    with suppress(BrokerAway):
+        for sample in traffic.samples(random):
+            await broker.publish(traffic.exchange, sample.routing_key, *_message(sample))
+            await trio.sleep(traffic.every)
 
 
 def _message(sample: Sample) -> tuple[bytes, Properties]:

@@ -43,7 +43,7 @@ async def test_the_demo_answers_the_curl_line_as_shown(nursery: trio.Nursery) ->
         shown = block("", "retry:").encode()
         assert shape(bytes(stream.body)).startswith(shape(shown[: shown.index(b"event")]))
         assert shape(f"data: {event.data}".encode()) == shape(shown.splitlines()[-1])
-        assert await trio.to_thread.run_sync(demo.terminate) == 0
+        assert await trio.to_thread.run_sync(demo.terminate) == 0, demo.log
     finally:
         demo.process.kill()
 
@@ -62,13 +62,14 @@ async def test_the_configuration_and_the_commands(nursery: trio.Nursery, vhost_u
         check = shlex.split(lines["check"], comments=True)[1:]
         checked = await trio.to_thread.run_sync(lambda: run_command(*check, "-c", str(config), env=env))
         assert checked.returncode == 0, checked
-        stream = (await wire.open_http1(nursery, ("127.0.0.1", port), "/events/orders/7")).response
-        await stream.until_open()
+        client = await wire.open_http1(nursery, ("127.0.0.1", port), "/events/orders/7")
+        stream = await client.response.until_open()
         publish = shlex.split(lines["publish"], comments=True)[1:]
         published = await trio.to_thread.run_sync(lambda: run_command(*publish, "-c", str(config), env=env))
         assert published.returncode == 0, published
         (event,) = await stream.until_events(1)
         assert (event.type, event.data) == ("order.7.paid", '{"total": 12}')
-        assert await trio.to_thread.run_sync(sidecar.terminate, 30.0) == 0
+        await client.aclose()
+        assert await trio.to_thread.run_sync(sidecar.terminate) == 0, sidecar.log
     finally:
         sidecar.process.kill()
