@@ -61,6 +61,8 @@ class CompiledRoute:
         resumes = replay is not None or settings.stream is not None
         self.spills = settings.queue is not None or (resumes and when_full in (None, "replay"))
         """Whether a slow reader's events wait at the broker, or in the shared memory, instead of a backlog."""
+        self.retired = False
+        """Whether a later configuration has changed or removed it."""
         self._remember = (replay.memory or 0) if replay is not None else 0
         self._headers = {name: _template(value) for name, value in (settings.binding_headers or {}).items()}
         self._event = Template.parse(settings.event) if settings.event else None
@@ -98,6 +100,7 @@ class CompiledRoute:
             remember=self._remember,
             keep_for=REMEMBER_FOR if self._remember else 0.0,
             prefetch=self.settings.prefetch,
+            lapsed=lambda: self.retired,
         )
 
     def _bindings(self, values: Values) -> tuple[Binding, ...]:
@@ -127,8 +130,33 @@ def compile_routes(routes: Sequence[Route], metrics: Metrics, gate: GateOf) -> l
             known = streams.get(stream.name)
             streams[stream.name] = _merged(known, stream) if known is not None else stream
     return [
-        CompiledRoute(route, metrics, next((streams[s.name] for s in _streams_of(route)), None)) for route in routes
+        CompiledRoute(
+            route,
+            metrics,
+            next((streams[s.name] for s in _streams_of(route)), None),
+            gate(route.access) if route.access is not None else None,
+        )
+        for route in routes
     ]
+
+
+def carry_over(old: Sequence[CompiledRoute], new: Sequence[CompiledRoute]) -> list[CompiledRoute]:
+    """Return the new routes, with the old one in the place of its equal: its streams and subscriptions stay.
+
+    It gets the new one's gate, whose keys were read anew. Old routes without an equal are retired.
+    """
+    kept = {route.settings.path: route for route in old}
+    routes = [_kept(kept.get(route.settings.path), route) for route in new]
+    for route in set(old).difference(routes):
+        route.retired = True
+    return routes
+
+
+def _kept(old: CompiledRoute | None, new: CompiledRoute) -> CompiledRoute:
+    if old is None or (old.settings, old.source) != (new.settings, new.source):
+        return new
+    old.gate = new.gate
+    return old
 
 
 def _streams_of(route: Route) -> Iterator[StreamQueue]:

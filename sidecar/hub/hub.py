@@ -106,9 +106,18 @@ class Hub:
             return
         if isinstance(subscription.wanted.source, WorkQueue):
             subscription.retire()
+        elif subscription.wanted.lapsed():
+            self._retire(subscription)
         else:
             linger = max(self._linger, subscription.wanted.keep_for)
             subscription.retiring = self.deadlines.after(linger, lambda: self._retire(subscription))
+
+    def sweep(self) -> None:
+        """Let go of what stands only for those who might come back, and cannot any more."""
+        for subscription in self.subscriptions:
+            if subscription.retiring is not None and subscription.wanted.lapsed():
+                subscription.retiring.cancel()
+                self._retire(subscription)
 
     def _retire(self, subscription: Subscription) -> None:
         wanted = subscription.wanted

@@ -85,6 +85,8 @@ class Wanted:
     """On a queue: messages the broker may send ahead of their acknowledgement."""
     keep_for: float = 0.0
     """Seconds to stand after the last subscriber has left, if longer than the hub's own time."""
+    lapsed: Callable[[], bool] = lambda: False
+    """Whether nobody will want it again."""
 
 
 class Subscription:
