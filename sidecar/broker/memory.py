@@ -125,6 +125,7 @@ class MemoryBroker:
         self._consumers = count(1)
         self._running = trio.Event()
         self._stopped = False
+        self.reconnects = 0
 
     @property
     def connected(self) -> bool:

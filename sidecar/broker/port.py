@@ -171,6 +171,9 @@ class Tap(Protocol):
 class Broker(Protocol):
     """A connection to a broker, kept up by `run`."""
 
+    reconnects: int
+    """How often it came back."""
+
     @property
     def connected(self) -> bool:
         """Whether messages can flow now."""

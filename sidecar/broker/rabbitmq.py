@@ -68,6 +68,8 @@ class RabbitMQ:
         self._tls = tls
         self._heartbeat = heartbeat
         self._reconnect = reconnect or Reconnect()
+        self.reconnects = 0
+        self._was_connected = False
         self._problem: str | None = "not connected yet"
         self._connected = trio.Event()
         self._link: Link | None = None
@@ -180,6 +182,8 @@ class RabbitMQ:
         for tap in tuple(self._taps):
             await self._restore(tap, link)
         self._problem = None
+        self.reconnects += self._was_connected
+        self._was_connected = True
         self._connected.set()
         _log.info("connected to the broker", broker=place(url))
 
