@@ -48,8 +48,8 @@ class Cork:
 
     __slots__ = ("_frames", "_size", "connection", "lagging", "wire")
 
-    corked: Final[list[Cork]] = []
-    """The corks that hold frames, of all connections of this thread; emptied by `flush_corks`."""
+    corked: Final[dict[Cork, None]] = {}
+    """The corks that hold frames now, of all connections of this thread; `flush_corks` empties them."""
 
     def __init__(self, wire: Wire, connection: H2Connection) -> None:
         self.wire = wire
@@ -61,7 +61,7 @@ class Cork:
     def put(self, head: bytes, payload: bytes | memoryview) -> None:
         """Add one frame."""
         if not self._frames:
-            self.corked.append(self)
+            self.corked[self] = None
         self._frames += (head, payload)
         self._size += len(head) + len(payload)
         if self._size > CORK:
@@ -73,6 +73,7 @@ class Cork:
             data = b"".join(self._frames)
             self._frames.clear()
             self._size = 0
+            del self.corked[self]
             self.wire.write(data)
 
     def refill(self) -> None:
@@ -87,9 +88,8 @@ class Cork:
 
 def flush_corks() -> None:
     """Write what the batch has left in the corks (the hub calls this after each batch)."""
-    corked = Cork.corked
-    while corked:
-        corked.pop().flush()
+    for cork in tuple(Cork.corked):
+        cork.flush()
 
 
 class Http2Outlet(BufferedOutlet):
@@ -163,14 +163,17 @@ class Http2Outlet(BufferedOutlet):
         self.cork.put(size.to_bytes(3, "big") + self.tail, payload)
 
     def hold(self, blocks: Sequence[bytes]) -> None:
-        """Fall behind with these blocks, and go on at once as far as it goes."""
-        fell = not self.behind
+        """Take blocks that do not fit: a batch that can begin now goes whole, later ones wait in the backlog."""
+        if self.behind:
+            self._keep(blocks)
+            return
         self._lag()
-        self._keep(blocks)
-        if fell:
+        self._rest = memoryview(b"".join(blocks))
+        lagging = self.cork.lagging
+        while self in lagging and self.advance():
+            pass
+        if self in lagging:
             self.on_behind()
-        if not self.cork.wire.pending:
-            self.advance()
 
     def _lag(self) -> None:
         self.behind = True
