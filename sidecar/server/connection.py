@@ -42,6 +42,7 @@ class Connection:
         self._wire = Wire(sock, context)
         self._closing = False
         self._reading = trio.CancelScope()
+        self._wire.on_closed = self._reading.cancel  # whatever the reading task waits for, it is over
         self._idle = server.deadlines.after(IDLE_FOR, self._close)
 
     async def serve(self) -> None:
@@ -99,6 +100,7 @@ class Connection:
                 await self._switch(assumed.data)
             except H2CProtocolRequiredError as required:
                 await self._switch(required.data, required.headers, required.settings)
+            await self._wire.drain()  # who sends requests without reading the answers has to read first
 
     async def _receive(self) -> bytes:
         try:
@@ -112,6 +114,7 @@ class Connection:
         """The client speaks HTTP/2 after all: by prior knowledge, or after an upgrade."""
         self._protocol = Http2(self._protocol.ground)
         await self._protocol.initiate(headers, settings)
+        await self._send(Updated(idle=self._protocol.idle))
         if data:
             await self._protocol.handle(RawData(data))
 

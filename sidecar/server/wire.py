@@ -40,6 +40,7 @@ class Wire:
         "_tls",
         "alpn",
         "closed",
+        "on_closed",
         "on_room",
         "pending",
         "send",
@@ -55,6 +56,8 @@ class Wire:
         self.alpn: str | None = None
         self.on_room: Callable[[], None] = _nothing
         """Called when the queue has run empty; may write."""
+        self.on_closed: Callable[[], None] = _nothing
+        """Called once, when the wire is closed or aborted by either side's doing."""
         self.spawn: Callable[..., None] = _no_nursery
         """Starts a task in the connection's nursery (set by the connection)."""
         self._queue: deque[memoryview | bytes] = deque()
@@ -85,6 +88,9 @@ class Wire:
             except ssl.SSLWantReadError:
                 self._push_ciphertext()
                 await self._feed_ciphertext()
+            except ssl.SSLError:
+                self._push_ciphertext()  # the alert that tells the client why
+                raise
             else:
                 break
         self._push_ciphertext()
@@ -166,6 +172,9 @@ class Wire:
 
     def _send_tls(self, data: bytes) -> int:
         ciphertext = self._encrypt(data)
+        if self.pending:  # the answer to a key update, say: what stands in the queue goes first
+            self._enqueue(ciphertext)
+            return -1
         try:
             taken = self.sock.send(ciphertext)
         except BlockingIOError:
@@ -237,9 +246,9 @@ class Wire:
         (RFC 9112 §9.6).
         """
         with trio.move_on_after(seconds):
+            self._say_goodbye()
             await self.flushed()
             try:
-                self._say_goodbye()
                 self.sock.shutdown(socket.SHUT_WR)
                 while await self._receive_raw():
                     pass
@@ -253,7 +262,7 @@ class Wire:
             self._tls.unwrap()
         except (ssl.SSLError, ValueError):
             pass  # it wants the peer's answer, which nobody waits for
-        self.sock.send(self._outgoing.read())
+        self._push_ciphertext()
 
     def abort(self) -> None:
         """Reset the connection at once and forget what is queued."""
@@ -274,6 +283,7 @@ class Wire:
         trio.lowlevel.notify_closing(self.sock)
         self.sock.close()
         self._tell_drained()
+        self.on_closed()
 
 
 def prepare(sock: socket.socket) -> None:
