@@ -96,11 +96,13 @@ class ExchangeSource:
             if held.users:
                 return
             tried, held.standing, held.tried = held.tried, False, False
-            if tried and self._tap is not None:
-                await self._tap.unbind(binding)
-            kept = self._held.get(binding)
-            if kept is held and not kept.users:  # nobody came while we waited
-                del self._held[binding]
+            try:
+                if tried and self._tap is not None:
+                    await self._tap.unbind(binding)
+            finally:
+                kept = self._held.get(binding)
+                if kept is held and not kept.users:  # nobody came while we waited
+                    del self._held[binding]
 
     def spoil(self) -> None:
         """Nobody uses the exchange any more."""
