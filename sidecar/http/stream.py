@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -97,13 +97,18 @@ class Streams:
         self.deadlines = deadlines
         self.draining = False
         self.open: dict[EventStream, None] = {}
-        self._empty = trio.Event()
+        self._drained = trio.Event()
+
+    def add(self, stream: EventStream) -> None:
+        """A stream begins; a drain does not wait for those that came after it, which are turned away."""
+        if not self.draining:
+            self.open[stream] = None
 
     def discard(self, stream: EventStream) -> None:
         """A stream is over."""
         self.open.pop(stream, None)
-        if not self.open:
-            self._empty.set()
+        if self.draining and not self.open:
+            self._drained.set()
 
     async def drain(self, within: float) -> None:
         """Take no new streams and end the open ones, spread over ``within`` seconds; return when all have ended.
@@ -116,9 +121,15 @@ class Streams:
             for stream in self.open:
                 self.deadlines.at(now + 0.8 * within * random.random(), stream.drain)  # a spread, not a secret
             self.deadlines.at(now + within, self._cut)
-        while self.open:
-            self._empty = trio.Event()
-            await self._empty.wait()
+        if self.open:
+            await self._drained.wait()
+
+    def retire(self, routes: Collection[CompiledRoute], within: float) -> None:
+        """End the streams of these routes, spread over ``within`` seconds."""
+        now = trio.current_time()
+        for stream in self.open:
+            if stream.route in routes:
+                self.deadlines.at(now + within * random.random(), stream.retire)  # a spread, not a secret
 
     def _cut(self) -> None:
         for stream in tuple(self.open):
@@ -199,12 +210,14 @@ class EventStream:
 
     def open(self, wanted: Wanted) -> None:
         """Serve it: at once where the subscription stands, else in a task of the connection."""
-        self._streams.open[self] = None
+        self._streams.add(self)
         if self._head_only:
             self.outlet.start(200, self._headers)
             self.outlet.finish()
         elif self._streams.draining:
             self.turn_away(CloseReason.DRAINED)
+        elif self.route.retired:  # while its client was asked for
+            self.turn_away(CloseReason.ROUTE_GONE)
         elif not self._find_place():
             self.turn_away(CloseReason.LIMIT)
         elif (subscription := self._streams.hub.standing(wanted)) is not None:
@@ -277,7 +290,7 @@ class EventStream:
 
     def turn_away(self, reason: CloseReason) -> None:
         """Ask the client to come back: 200, a ``retry:`` and a clean end, or 503 where the route says so."""
-        self._streams.open[self] = None
+        self._streams.add(self)
         self._note(reason)
         if self.route.settings.overload == "503":
             seconds = max(1, round(self.route.settings.retry[1]))
@@ -287,7 +300,8 @@ class EventStream:
             return
         self.outlet.start(200, self._headers)
         self.outlet.backlog = Backlog(1, 1, "drop_oldest")
-        self.outlet.write([self._retry + sse.HEARTBEAT])
+        if not self._head_only:
+            self.outlet.write([self._retry + sse.HEARTBEAT])
         self._finish()
 
     # ------------------------------------------------------------------ while it is open
@@ -364,6 +378,10 @@ class EventStream:
     def drain(self) -> None:
         """End it because this process takes its leave."""
         self.end(CloseReason.DRAINED)
+
+    def retire(self) -> None:
+        """End it because its route was changed or removed."""
+        self.end(CloseReason.ROUTE_GONE)
 
     # ------------------------------------------------------------------ the end
 
