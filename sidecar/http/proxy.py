@@ -51,7 +51,7 @@ class Client(Protocol):
     def inform(self, status: int, fields: Fields) -> None:
         """Write an interim answer (1xx)."""
 
-    def start(self, status: int, fields: Fields, *, last: bool) -> None:
+    def start(self, status: int, reason: bytes, fields: Fields, *, last: bool) -> None:
         """Write the head of the answer; ``last`` asks that the connection be closed after it."""
 
     def switch(self, fields: Fields) -> None:
@@ -63,7 +63,7 @@ class Client(Protocol):
     def end(self, trailers: Fields) -> None:
         """End the answer."""
 
-    def reply(self, status: int, text: str) -> None:
+    def reply(self, status: int, text: str, *, last: bool) -> None:
         """Write a whole short answer of our own."""
 
     async def drain(self) -> None:
@@ -167,7 +167,7 @@ class Exchange:
         """Say so to the client where nothing was said yet, and to the log."""
         if not self._client.started:
             self._code = error.status
-            self._client.reply(error.status, error.fact)
+            self._client.reply(error.status, error.fact, last=isinstance(error, RefusedError))
             self._whole = True
         if isinstance(error, UpstreamError):
             _log.warning(
@@ -259,11 +259,13 @@ class Exchange:
 
     async def _event(self, link: Link) -> h11.Event | type[h11.PAUSED]:
         """The next event; whenever there is none yet, the client gets what is held for it."""
+        settings = self._proxy.upstream.settings
         while (event := link.event()) is h11.NEED_DATA:
             if self._client.held:
                 await self._flush()
+                self._wait(settings.answer, 504, "the application has not answered in time")
             if self._client.started:
-                self._wait(self._proxy.upstream.settings.idle, 504, "the application's answer does not go on")
+                self._wait(settings.idle, 504, "the application's answer does not go on")
             await link.read()
         return event  # type: ignore[return-value]  # NEED_DATA was waited away
 
@@ -272,10 +274,9 @@ class Exchange:
         await self._client.drain()
 
     def _start(self, event: h11.Response) -> None:
-        self._code = event.status_code
-        self._client.start(
-            event.status_code, answered(event.status_code, list(event.headers)), last=self._proxy.draining
-        )
+        self._code = status = event.status_code
+        fields = answered(status, list(event.headers))
+        self._client.start(status, event.reason, fields, last=self._proxy.draining)
 
     def _inform(self, event: h11.InformationalResponse) -> None:
         """Pass an interim answer on (RFC 9110 §15.2), but 100: that was answered here."""

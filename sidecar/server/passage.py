@@ -8,6 +8,7 @@ held until the exchange has nothing more at hand, so that a small answer is one 
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import h11
@@ -153,14 +154,14 @@ class Passage1(Passage):
         """Write an interim answer."""
         self._send(h11.InformationalResponse(status_code=status, headers=fields))
 
-    def start(self, status: int, fields: Fields, *, last: bool) -> None:
+    def start(self, status: int, reason: bytes, fields: Fields, *, last: bool) -> None:
         """Write the head; h11 chooses chunks, or for HTTP/1.0 the end of the connection."""
         self._settle()
         bodiless = self._head.method == b"HEAD" or status in (204, 304)
         sized = any(name == b"content-length" for name, _ in fields)
         self._chunked = self._head.version == "1.1" and not bodiless and not sized
         closing = [(b"connection", b"close")] if last or not self.intake.ended else []
-        self._send(h11.Response(status_code=status, headers=[*self._link.dated(fields), *closing]))
+        self._send(h11.Response(status_code=status, reason=reason, headers=[*self._link.dated(fields), *closing]))
 
     def switch(self, fields: Fields) -> None:
         """Write 101; h11 has nothing more to say."""
@@ -178,10 +179,11 @@ class Passage1(Passage):
         """The last chunk, with trailer fields where the framing has room for them."""
         self._send(h11.EndOfMessage(headers=trailers if self._chunked else []))
 
-    def reply(self, status: int, text: str) -> None:
+    def reply(self, status: int, text: str, *, last: bool) -> None:
         """Write a whole short answer."""
         body = f"{text}\n".encode()
-        self.start(status, [TEXT, (b"content-length", b"%d" % len(body))], last=False)
+        fields = [TEXT, (b"content-length", b"%d" % len(body))]
+        self.start(status, HTTPStatus(status).phrase.encode(), fields, last=last)
         if self._head.method != b"HEAD":
             self.write(body)
         self.end([])
@@ -216,7 +218,8 @@ class Passage1(Passage):
         try:
             self._held.append(self._http.send(event) or b"")
         except h11.LocalProtocolError:
-            self._link.wire.abort()  # the client broke the protocol meanwhile: nothing can be said any more
+            if self._http.their_state is not h11.ERROR:  # else hypercorn has said so to the client, and closes
+                self._link.wire.abort()
 
     def _flush(self) -> None:
         if self._held:

@@ -104,7 +104,7 @@ class Passage2(Passage):
         """Write an interim answer (RFC 9113 §8.1)."""
         self._link.headers(self._id, [(b":status", b"%d" % status), *fields])
 
-    def start(self, status: int, fields: Fields, *, last: bool) -> None:
+    def start(self, status: int, reason: bytes, fields: Fields, *, last: bool) -> None:
         """Write the head."""
         self.started = True
         self._link.headers(self._id, [(b":status", b"%d" % status), *self._link.dated(fields)])
@@ -118,7 +118,7 @@ class Passage2(Passage):
         own = {b"sec-websocket-accept", b"connection", b"upgrade"}
         if (b"sec-websocket-accept", accepted) not in fields:
             raise UpstreamError(502, "the application did not accept the WebSocket")
-        self.start(200, [field for field in fields if field[0] not in own], last=False)
+        self.start(200, b"", [field for field in fields if field[0] not in own], last=False)
 
     def write(self, data: bytes) -> None:
         """Hold a part of the body."""
@@ -129,10 +129,10 @@ class Passage2(Passage):
         """END_STREAM comes with `drain`, behind what is held."""
         self._ended, self._last = True, trailers
 
-    def reply(self, status: int, text: str) -> None:
+    def reply(self, status: int, text: str, *, last: bool) -> None:
         """Write a whole short answer."""
         body = f"{text}\n".encode()
-        self.start(status, [TEXT, (b"content-length", b"%d" % len(body))], last=False)
+        self.start(status, b"", [TEXT, (b"content-length", b"%d" % len(body))], last=False)
         if self._head.method != b"HEAD":
             self._held.append(body)
         self.end([])

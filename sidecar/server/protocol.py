@@ -8,7 +8,7 @@ hypercorn's. `tests/server/test_hypercorn_insides.py` says in plain words when w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
@@ -16,20 +16,26 @@ from typing import TYPE_CHECKING, Any, Final
 import h2.events
 import h2.exceptions
 import h11
+import trio
+from h2.settings import SettingCodes, Settings
 from hypercorn.config import Config
-from hypercorn.events import Event, RawData
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import filter_pseudo_headers
 
 from sidecar.http.dispatch import Dispatch, Taken
+from sidecar.http.passing import Fields, Head, upgrade
+from sidecar.http.proxy import Proxy
 from sidecar.http.request import Request, split_target
 from sidecar.server.http1 import Http1Outlet
 from sidecar.server.http2 import Cork, Http2Outlet
 from sidecar.server.outlet import Header
+from sidecar.server.passage import Http11, Passage, Passage1
+from sidecar.server.passage2 import Passage2, head2, websocket_head
 
 if TYPE_CHECKING:
     from hypercorn.trio.task_group import TaskGroup
@@ -39,6 +45,10 @@ if TYPE_CHECKING:
 
 STREAMS_PER_CONNECTION: Final = 2000
 """Concurrent HTTP/2 streams on one connection (hypercorn's 100 would end a connection with more)."""
+UPLOAD: Final = 262144
+"""Bytes of one request's body that an HTTP/2 client may send before the application has taken any."""
+UPLOADS: Final = 1048576
+"""The same for all requests of one connection together."""
 
 
 def settings(logger: type[Any]) -> Config:
@@ -117,13 +127,18 @@ class Http1(H11Protocol):
         self.wire = ground.wire
         self.chunked = True
         self._head_only = False
+        self.connection: Any = Http11(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
 
     async def _create_stream(self, request: h11.Request) -> None:
         path, query = split_target(request.target)
         dispatch = self.ground.dispatch()
         match = dispatch.match(path)
+        self.connection.patient = False
         if match is None:
-            await super()._create_stream(request)
+            if dispatch.proxy is not None:
+                self._pass(request, dispatch.proxy)
+            else:
+                await super()._create_stream(request)
             return
         self.keep_alive_requests += 1
         version = request.http_version.decode()
@@ -135,11 +150,37 @@ class Http1(H11Protocol):
         self.stream = place  # type: ignore[assignment]  # it is asked for `handle` only
         place.taken = dispatch.take(match, seen, Http1Outlet(self), self.task_group.spawn)
 
+    def _pass(self, request: h11.Request, proxy: Proxy) -> None:
+        """Let the application answer."""
+        self.keep_alive_requests += 1
+        fields, version = list(request.headers), request.http_version.decode()
+        scheme, peer, body = self.ground.scheme, self.client, _announces_a_body(fields)
+        head = Head(request.method, request.target, fields, version, scheme, peer, body)
+        self.connection.patient = True
+        passage = Passage1(self, head)
+        if upgrade(head):
+            self.connection.next_event()  # the end of the request, so that h11 is ready to switch
+            passage.switching(H11WSConnection(self.connection))
+        self.stream = passage  # type: ignore[assignment]  # it is asked for `handle` only
+        self.task_group.spawn(passage.exchange(proxy, head).run)
+
     def abandon(self) -> None:
         """The connection is over: tell the stream on it, without waiting for anything."""
         place: object = self.stream
-        if isinstance(place, _InPlace):
+        if isinstance(place, _InPlace | Passage):
             place.gone()
+
+    def dated(self, fields: Fields) -> Fields:
+        """Add the date, unless the application has (RFC 9110 §6.6.1)."""
+        return fields if any(name == b"date" for name, _ in fields) else self._all(fields)
+
+    async def recycle(self) -> None:
+        """Use the connection again, or close it where that cannot be."""
+        await self._maybe_recycle()
+
+    async def close(self) -> None:
+        """Close the connection in good order."""
+        await self.send(Closed())
 
     def start(self, status: int, headers: Sequence[Header]) -> None:
         """Write the head of an event stream; h11 chooses chunks, or for HTTP/1.0 the end of the connection."""
@@ -177,38 +218,117 @@ class Http2(H2Protocol):
         self.ground = ground
         self.wire = ground.wire
         self.cork = Cork(ground.wire, self.connection)
-        self.wire.on_room = self.cork.refill
+        self.room = trio.lowlevel.ParkingLot()
+        """Where passages wait for a window or the socket."""
+        self.wire.on_room = self._refill
+        self._upgrading = False
+        given = {SettingCodes(code): value for code, value in self.connection.local_settings.items()}
+        given[SettingCodes.INITIAL_WINDOW_SIZE] = UPLOAD
+        self.connection.local_settings = Settings(client=False, initial_values=given)
+
+    async def initiate(self, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None) -> None:
+        """Begin; after an upgrade from HTTP/1.1 with the request that asked for it."""
+        self._upgrading = True
+        await super().initiate(headers, settings)
+        self._upgrading = False
+        more = UPLOADS - self.connection.inbound_flow_control_window
+        self._do(lambda: self.connection.increment_flow_control_window(more))
 
     async def handle(self, event: Event) -> None:
         """After each read, those who waited for a window go on."""
         await super().handle(event)
         if isinstance(event, RawData):
-            self.cork.refill()
+            self._refill()
+
+    def _refill(self) -> None:
+        self.cork.refill()
+        self.room.unpark_all()
+
+    async def _handle_events(self, events: Iterable[h2.events.Event]) -> None:
+        await super()._handle_events(self._others(events))  # type: ignore[arg-type]  # it is iterated once
+
+    def _others(self, events: Iterable[h2.events.Event]) -> Iterator[h2.events.Event]:
+        """Leave out what hypercorn must not see: the bodies of passages, for which nobody may wait, and those of
+        requests that have been answered already, which for hypercorn end the connection.
+        """
+        for event in events:
+            place: object = self.streams.get(getattr(event, "stream_id", None) or 0)
+            if isinstance(event, h2.events.TrailersReceived) and isinstance(place, Passage2):
+                place.intake.end(event.headers or ())
+            elif isinstance(event, h2.events.DataReceived) and isinstance(place, Passage2):
+                place.intake.feed(event.data or b"", event.flow_controlled_length or 0)
+            elif isinstance(event, h2.events.DataReceived) and place is None:
+                self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            else:
+                yield event
 
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
+        below = self.connection.streams.get(request.stream_id)
+        if below is None:
+            return  # the client has taken it back in the same read, and h2 has forgotten it
         pseudo = {name: value for name, value in request.headers if name.startswith(b":")}
         path, query = split_target(pseudo.get(b":path", b""))
         dispatch = self.ground.dispatch()
         match = dispatch.match(path)
         if match is None:
-            await super()._create_stream(request)
+            if dispatch.proxy is not None:
+                self._pass(request, dispatch.proxy, pseudo.get(b":protocol"))
+            else:
+                await super()._create_stream(request)
             return
         self.keep_alive_requests += 1
         method = pseudo[b":method"].decode("ascii")
         headers = filter_pseudo_headers(request.headers)
         seen = Request(method, path, query, headers, "2", self.ground.scheme, self.client)
         stream_id = request.stream_id
-        outlet = Http2Outlet(self, stream_id, self.connection.streams[stream_id])
+        outlet = Http2Outlet(self, stream_id, below, head_only=method == "HEAD")
         place = _InPlace()
         self.streams[stream_id] = place  # type: ignore[assignment]  # asked for `handle` and `idle` only
         place.taken = dispatch.take(match, seen, outlet, self.task_group.spawn)
+
+    def _pass(self, request: h2.events.RequestReceived, proxy: Proxy, protocol: bytes | None) -> None:
+        """Let the application answer."""
+        self.keep_alive_requests += 1
+        body = request.stream_ended is None and not self._upgrading
+        head, key = head2(request.headers, self.ground.scheme, self.client, body=body), b""
+        if head.method == b"CONNECT" and protocol == b"websocket":
+            head, key = websocket_head(head)
+        passage = Passage2(self, request.stream_id, head, key=key)
+        self.streams[request.stream_id] = passage  # type: ignore[assignment]  # asked for `handle` and `idle` only
+        self.task_group.spawn(passage.exchange(proxy, head).run)
 
     def abandon(self) -> None:
         """The connection is over: tell the streams on it, without waiting for anything."""
         places: tuple[object, ...] = tuple(self.streams.values())
         for place in places:
-            if isinstance(place, _InPlace):
+            if isinstance(place, _InPlace | Passage):
                 place.gone()
+
+    def dated(self, fields: Fields) -> Fields:
+        """Add the date, unless the application has (RFC 9110 §6.6.1)."""
+        given = any(name == b"date" for name, _ in fields)
+        return fields if given else [*fields, *self.config.response_headers("h2")]
+
+    def headers(self, stream_id: int, fields: Sequence[Header], *, last: bool = False) -> None:
+        """Write a HEADERS frame."""
+        self._do(lambda: self.connection.send_headers(stream_id, fields, end_stream=last))
+
+    def end_stream(self, stream_id: int) -> None:
+        """END_STREAM."""
+        self._do(lambda: self.connection.end_stream(stream_id))
+
+    def rst(self, stream_id: int, code: int) -> None:
+        """RST_STREAM (RFC 9113 §6.4), behind what is corked."""
+        self.cork.flush()
+        self._do(lambda: self.connection.reset_stream(stream_id, code))
+
+    def acknowledge(self, octets: int, stream_id: int) -> None:
+        """Open the windows again for what was taken of a body (RFC 9113 §6.9)."""
+        self._do(lambda: self.connection.acknowledge_received_data(octets, stream_id))
+
+    async def recycle(self, stream_id: int) -> None:
+        """An exchange is over."""
+        await self.stream_send(StreamClosed(stream_id=stream_id))
 
     async def _priority_updated(self, event: h2.events.PriorityUpdated) -> None:
         """Ignore it: RFC 9113 §5.3 did away with priorities, and the tree would keep what the client names."""
@@ -234,3 +354,8 @@ class Http2(H2Protocol):
         except h2.exceptions.ProtocolError:
             return  # the client has closed the stream or the connection meanwhile
         self.wire.write(self.connection.data_to_send())
+
+
+def _announces_a_body(fields: Fields) -> bool:
+    """Whether a body follows an HTTP/1.x request's head (RFC 9112 §6.3)."""
+    return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in fields)
