@@ -105,6 +105,7 @@ class Metrics(Collector):
         self.measure: Callable[[], None] = lambda: None
         """Called before each scrape: the place to bring gauges up to date that nobody keeps, like `backlog_bytes`."""
         self.broker_reconnects = 0
+        self.upstream_requests: dict[int, int] = {}
         self._routes: dict[str, RouteMetrics] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -114,6 +115,10 @@ class Metrics(Collector):
     def route(self, path: str) -> RouteMetrics:
         """The counts of the route with this path template; the same object for the same path, also after a reload."""
         return self._routes.setdefault(path, RouteMetrics(path))
+
+    def upstream_request(self, code: int) -> None:
+        """Count a request passed on to the application, by the status its client got (499: it left before)."""
+        self.upstream_requests[code] = self.upstream_requests.get(code, 0) + 1
 
     @property
     def routes(self) -> Iterable[RouteMetrics]:
@@ -133,6 +138,7 @@ class Metrics(Collector):
         for name, meaning, counts in PER_REASON:
             yield _per_reason(CounterMetricFamily(name, meaning, labels=["route", "reason"]), self.routes, counts)
         yield _delivery(self.routes)
+        yield _upstream(self.upstream_requests)
         for kind, name, meaning, total in PER_PROCESS:
             yield kind(name, meaning, total(self))
 
@@ -202,6 +208,14 @@ def _delivery(routes: Iterable[RouteMetrics]) -> Metric:
     for route in routes:
         cumulated = accumulate(route.delivery_counts)
         family.add_metric([route.path], list(zip(_BOUNDS, cumulated, strict=True)), route.delivery_sum)
+    return family
+
+
+def _upstream(counts: Mapping[int, int]) -> Metric:
+    meaning = "Requests passed on to the application, by status; 499: the client left before."
+    family = CounterMetricFamily("sidecar_upstream_requests", meaning, labels=["code"])
+    for code, count in sorted(counts.items()):
+        family.add_metric([str(code)], count)
     return family
 
 
