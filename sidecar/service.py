@@ -10,8 +10,7 @@ from __future__ import annotations
 import resource
 import signal
 import socket
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 import structlog
 import trio
@@ -22,18 +21,22 @@ from sidecar.broker.port import Broker
 from sidecar.config.model import Config
 from sidecar.deadlines import Deadlines
 from sidecar.forwarded import Proxies
-from sidecar.http.admin import AdminApplication, RouteStatus
+from sidecar.http.admin import AdminApplication
 from sidecar.http.application import nothing_here
 from sidecar.http.dispatch import Dispatch
+from sidecar.http.explained import Row, explained
 from sidecar.http.gatehouse import Gatehouse
+from sidecar.http.listening import Listening
 from sidecar.http.proxy import Proxy
-from sidecar.http.routes import CompiledRoute, compile_routes
+from sidecar.http.routes import CompiledRoute, carry_over, compile_routes
+from sidecar.http.status import RouteStatus, status_of
 from sidecar.http.stream import Streams
 from sidecar.http.upstream import Upstream
 from sidecar.hub.hub import Hub
 from sidecar.observe.metrics import Metrics
+from sidecar.server.doors import Doors
 from sidecar.server.http2 import flush_corks
-from sidecar.server.listener import Server, address_of, bind, close_listener, open_listener
+from sidecar.server.listener import Server, accept, address_of, bind, close_listener
 
 _log = structlog.get_logger("sidecar.service")
 
@@ -54,10 +57,11 @@ class Service:
         self._hub = Hub(self.broker, self._deadlines, flush=flush_corks)
         self._streams = Streams(self._hub, self._deadlines, self.metrics)
         self._proxy = self._application()
+        self._former: list[Proxy] = []  # of earlier configurations, with exchanges that have not ended
         self._dispatch = Dispatch(self._compile(config), self._streams, self._proxy)
-        self.metrics.measure = self._streams.measure
-        self._no_routes = Dispatch([], self._streams)
-        self._sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        self.metrics.measure = self._measure
+        self._doors = Doors()
+        self._admin: socket.socket | None = None
         self._stopping = trio.Event()
         self.stopped = trio.Event()
         """Set when `run` has ended."""
@@ -102,29 +106,68 @@ class Service:
 
     def bind(self) -> None:
         """Bind every address, once. Raises `OSError` with the address that is taken, and then binds none."""
-        if self._sockets:
+        if self._admin is not None:
             return
+        plan = self._doors.prepare(self.config.listen)
         try:
-            for listener in self.config.listen:
-                self._sockets.append(open_listener(listener))
-            self._sockets.append((bind(self.config.admin.bind), None))
+            self._admin = bind(self.config.admin.bind)
         except OSError:
-            self._unbind()
+            self._doors.discard(plan)
             raise
-        *self.addresses, self.admin_address = (address_of(sock, tls=tls is not None) for sock, tls in self._sockets)
+        self._doors.install(plan)
+        self.addresses = self._doors.addresses
+        self.admin_address = address_of(self._admin, tls=False)
 
     def _unbind(self) -> None:
-        while self._sockets:
-            close_listener(self._sockets.pop()[0])
+        self._doors.close()
+        if self._admin is not None:
+            close_listener(self._admin)
 
     def _listen(self, nursery: trio.Nursery) -> None:
         server = Server(nothing_here, lambda: self._dispatch, self._deadlines)
         operators = AdminApplication(self, may_publish=self.config.admin.publish)
-        inside = Server(operators, lambda: self._no_routes, self._deadlines)
-        *public, (admin, _) = self._sockets
-        for sock, context in public:
-            nursery.start_soon(server.listen, sock, context, nursery)
-        nursery.start_soon(inside.listen, admin, None, nursery)
+        listening = Listening(lambda: self._dispatch)
+        inside = Server(operators, lambda: listening, self._deadlines)
+        self._doors.open(nursery, lambda door, sock: nursery.start_soon(server.serve, sock, door.context))
+        assert self._admin is not None
+        nursery.start_soon(accept, self._admin, lambda sock: nursery.start_soon(inside.serve, sock, None))
+
+    # ------------------------------------------------------------------ another configuration
+
+    async def apply(self, config: Config) -> None:
+        """Put another configuration in force for new connections; streams of unchanged routes stay.
+
+        What cannot be done raises `OSError` or `ValueError`, and then everything is as before. `RESTART` names the
+        keys that are not looked at.
+        """
+        plan = self._doors.prepare(config.listen)
+        try:
+            routes = self._compile(config)
+        except (OSError, ValueError):
+            self._doors.discard(plan)
+            self._keep_gates(self._dispatch.routes)
+            raise
+        self._renew(config, carry_over(self._dispatch.routes, routes))
+        self._doors.install(plan)
+        self.addresses = self._doors.addresses
+
+    def _renew(self, config: Config, routes: Sequence[CompiledRoute]) -> None:
+        gone = {route for route in self._dispatch.routes if route.retired}
+        proxy = self._proxy
+        same = (config.upstream, config.trusted_proxies) == (self.config.upstream, self.config.trusted_proxies)
+        self.config = config
+        if not same:
+            self._proxy = self._application()
+            if proxy is not None:
+                proxy.upstream.close()
+                self._former = [each for each in (*self._former, proxy) if each.open]
+        self._dispatch = Dispatch(routes, self._streams, self._proxy)
+        self._keep_gates(routes)
+        self._streams.retire(gone, config.drain.within)
+        self._hub.sweep()
+
+    def _keep_gates(self, routes: Iterable[CompiledRoute]) -> None:
+        self._gatehouse.keep([route.gate for route in routes if route.gate is not None])
 
     def stop(self) -> None:
         """Drain, then return from `run`."""
@@ -147,6 +190,10 @@ class Service:
             return "draining"
         return None if self.broker.connected else f"the broker is away: {self.broker.problem or 'not connected yet'}"
 
+    def _measure(self) -> None:
+        self._streams.measure()
+        self.metrics.broker_reconnects = self.broker.reconnects
+
     def routes(self) -> Sequence[RouteStatus]:
         """The routes that are served now."""
         self._streams.measure()
@@ -154,8 +201,11 @@ class Service:
 
     def _status(self, route: CompiledRoute) -> RouteStatus:
         standing = sum(subscription.metrics is route.metrics for subscription in self._hub.subscriptions)
-        keys = route.settings.binding_key
-        return RouteStatus.counted({route.source_kind: route.source_name}, keys, standing, route.metrics)
+        return status_of(route, standing)
+
+    def explain(self, path: str) -> Row | None:
+        """Which route a path meets, and what a client there would read; None where none takes it."""
+        return explained(lambda raw: self._dispatch.match(raw.encode()), path)
 
     async def publish(self, exchange: str, routing_key: str, body: bytes, properties: Properties) -> None:
         """Publish one message. Raises `BrokerAway`, `BrokerRefused`."""
@@ -170,8 +220,9 @@ class Service:
         within = self.config.drain.within
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._streams.drain, within)
-            if self._proxy is not None:
-                nursery.start_soon(self._proxy.drain, within)
+            for proxy in (self._proxy, *self._former):
+                if proxy is not None:
+                    nursery.start_soon(proxy.drain, within)
 
 
 Companion = Callable[[Service], Awaitable[None]]

@@ -64,6 +64,13 @@ def _broker_urls(root: Mapping) -> Iterator[Finding]:
         yield Finding(("broker", "tls"), "TLS without an amqps URL", "write amqps:// in broker.url, or leave tls out")
 
 
+def _workers(root: Mapping) -> Iterator[Finding]:
+    urls = [url for _, url in scalars(_mapping(root.get("broker")).get("url"), ())]
+    if "memory://" in urls and str(root.get("workers") or 1) != "1":
+        fact = "the embedded broker is in one process, and the others would hear nothing"
+        yield Finding(("workers",), fact, "leave it out, or name a broker in broker.url")
+
+
 def _reconnect(root: Mapping) -> Iterator[Finding]:
     given = _mapping(_mapping(root.get("broker")).get("reconnect"))
     ends = Reconnect().model_dump()
@@ -286,6 +293,7 @@ def _exchange_type(route: Mapping) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
     _broker_urls,
+    _workers,
     _reconnect,
     _addresses,
     _shapes,

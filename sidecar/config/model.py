@@ -33,6 +33,7 @@ from sidecar.config.values import (
     TemplateText,
     TrustedProxies,
     UpstreamUrl,
+    Workers,
 )
 
 EVENT_FIELDS = ("routing_key", "exchange", "type", "message_id", "app_id")
@@ -255,6 +256,8 @@ class Config(Settings):
     """The addresses and networks whose X-Forwarded-* and Forwarded count; unix: who may open a listener's."""
     drain: Drain = Drain()
     """How open streams end when the process does."""
+    workers: Workers = 1
+    """Processes that serve together on the listeners; auto: one for each processor that may be used."""
     defaults: RouteOptions = RouteOptions()
     """What every route says that does not say otherwise; mappings are merged key by key."""
     routes: list[Route] = Field(default_factory=list)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
@@ -35,6 +35,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HIDDEN = re.compile(r"://\S*@")
 
 INTERPOLATED = r"\$\{.+\}"
+
+MOST_WORKERS = 256
 
 
 class GrammarError(ValueError):
@@ -77,6 +79,15 @@ def seconds_range(text: str) -> tuple[float, float]:
     if ends[0] > ends[1]:
         raise GrammarError(f"{shown(text)} begins above its end", f"write {high.strip()}-{low.strip()}")
     return ends
+
+
+def worker_count(text: str) -> int | str:
+    """``auto``, or how many processes."""
+    if text == "auto":
+        return text
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise GrammarError(f"{shown(text)} is no number of processes", f"1 to {MOST_WORKERS}, or auto")
+    return int(text)
 
 
 def bind_address(text: str) -> str:
@@ -282,6 +293,18 @@ Size = Annotated[
                 {"type": "string", "pattern": rf"^\d+(\.\d+)? ?([kK]|[KMGT]i|[MGT])?B?$|{INTERPOLATED}"},
             ],
             "examples": ["64KiB", "10MB"],
+        }
+    ),
+]
+Workers = Annotated[
+    int | Literal["auto"],
+    _read(worker_count),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": MOST_WORKERS},
+                {"type": "string", "pattern": rf"^auto$|^\d+$|{INTERPOLATED}"},
+            ],
         }
     ),
 ]

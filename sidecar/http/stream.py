@@ -425,13 +425,14 @@ class EventStream:
             self._record(reason, events)
 
     def _record(self, reason: CloseReason, events: int) -> None:
-        self.route.metrics.closed(reason)
+        client, seconds = self.client, round(trio.current_time() - self._began, 3)
+        self.route.metrics.closed(reason, client, seconds, events)
         _log.info(
             "stream closed",
             route=self.route.settings.path,
             reason=str(reason),
-            client=self.client,
-            seconds=round(trio.current_time() - self._began, 3),
+            client=client,
+            seconds=seconds,
             events=events,
         )
 

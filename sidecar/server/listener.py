@@ -21,9 +21,10 @@ import trio
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import wrap_app
 
-from sidecar.config.model import Listener, ServerTls
+from sidecar.config.model import ServerTls
 from sidecar.deadlines import Deadlines
 from sidecar.http.dispatch import Dispatch
+from sidecar.http.listening import Listening
 from sidecar.server.connection import serve_socket
 from sidecar.server.protocol import settings
 
@@ -39,7 +40,9 @@ _log = structlog.get_logger("sidecar.server")
 class Server:
     """Serves connections: what all of them share."""
 
-    def __init__(self, app: Callable[..., Any], dispatch: Callable[[], Dispatch], deadlines: Deadlines) -> None:
+    def __init__(
+        self, app: Callable[..., Any], dispatch: Callable[[], Dispatch | Listening], deadlines: Deadlines
+    ) -> None:
         """``app`` is an ASGI application for what no route takes; ``dispatch`` gives the routes in force."""
         self.app = wrap_app(app, 0, "asgi")
         self.dispatch = dispatch
@@ -47,23 +50,27 @@ class Server:
         self.config = settings(HypercornLog)
         self.context = WorkerContext(None)
 
-    async def listen(self, sock: socket.socket, context: ssl.SSLContext | None, connections: trio.Nursery) -> None:
-        """Accept on a bound socket until cancelled; connections live in the nursery given."""
-        sock.listen(BACKLOG)
-        while True:
-            await trio.lowlevel.wait_readable(sock)
-            try:
-                for _ in range(AT_ONCE):
-                    accepted, _address = sock.accept()
-                    connections.start_soon(serve_socket, self, accepted, context)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                if error.errno in _SHORTAGE:
-                    _log.error("cannot accept a connection", problem=error.strerror)
-                    await trio.sleep(0.1)
-                # anything else concerns one connection that was gone before it was accepted
-            await trio.lowlevel.checkpoint()
+    async def serve(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+        """Serve one accepted socket to its end, with TLS where there is a context."""
+        await serve_socket(self, sock, context)
+
+
+async def accept(sock: socket.socket, take: Callable[[socket.socket], object]) -> None:
+    """Accept on a bound socket until cancelled, and let each connection be taken."""
+    sock.listen(BACKLOG)
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            for _ in range(AT_ONCE):
+                take(sock.accept()[0])
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            if error.errno in _SHORTAGE:
+                _log.error("cannot accept a connection", problem=error.strerror)
+                await trio.sleep(0.1)
+            # anything else concerns one connection that was gone before it was accepted
+        await trio.lowlevel.checkpoint()
 
 
 def bind(address: str) -> socket.socket:
@@ -131,12 +138,6 @@ def tls_context(files: ServerTls) -> ssl.SSLContext:
     context.set_alpn_protocols(["h2", "http/1.1"])
     context.load_cert_chain(files.certificate, files.key)
     return context
-
-
-def open_listener(listener: Listener) -> tuple[socket.socket, ssl.SSLContext | None]:
-    """Bind a listener of the configuration and load its certificates. Raises `OSError`."""
-    context = tls_context(listener.tls) if listener.tls is not None else None
-    return bind(listener.bind), context
 
 
 class HypercornLog:
