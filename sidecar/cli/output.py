@@ -10,10 +10,11 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TextIO
+from typing import Final, TextIO
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,20 +22,36 @@ from sidecar.config import Mistake
 
 Row = Mapping[str, object]
 
+FIRST: Final = 30
+"""The width of a table's first column at most, in a terminal's columns."""
 
-def show_rows(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """Many alike: a table of the `columns` on a terminal, else every row with all it has as a line of JSON."""
+INDENT: Final = 4
+"""Columns before a mistake's text."""
+
+
+def show_rows(rows: Sequence[Row], lines: Sequence[Row]) -> None:
+    """Many alike: `lines` as a table on a terminal, else `rows`, which have everything, as a line of JSON each."""
     if not sys.stdout.isatty():
         print_json(rows)
         return
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*(cell(row[column]) for column in columns))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, name in enumerate(lines[0] if lines else ()):
+        # What a row is called by has a width of its own; the others are folded, the widest first.
+        longest = max(len(cell(line[name])) for line in lines)
+        table.add_column(name, width=None if number else min(FIRST, longest), overflow="fold")
+    for line in lines:
+        table.add_row(*map(cell, line.values()))
     _console(sys.stdout).print(table)
 
 
+def show_remark(text: str) -> None:
+    """A sentence below a table, for people only."""
+    if sys.stdout.isatty():
+        _console(sys.stdout).print(Text(text, style="dim"))
+
+
 def show_one(row: Row) -> None:
-    """One thing: its keys below each other on a terminal, else a line of JSON."""
+    """One thing: those of its keys that say something below each other on a terminal, else all as a line of JSON."""
     if not sys.stdout.isatty():
         print_json([row])
         return
@@ -42,7 +59,8 @@ def show_one(row: Row) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in row.items():
-        table.add_row(key, cell(value))
+        if value or value == 0:
+            table.add_row(key, cell(value))
     _console(sys.stdout).print(table)
 
 
@@ -71,21 +89,27 @@ def _printable(value: object) -> str:
     return "".join(character if character.isprintable() else "�" for character in str(value))
 
 
-def show_mistakes(mistakes: Iterable[Mistake], *, to_stdout: bool = False) -> None:
-    """Each mistake on one line; on a terminal its parts are told apart by style."""
+def show_mistakes(mistakes: Sequence[Mistake], *, to_stdout: bool = False) -> None:
+    """Each mistake on one line; on a terminal each on its place, its text below, and at last how many there are."""
     stream: TextIO = sys.stdout if to_stdout else sys.stderr
+    if not stream.isatty():
+        for mistake in mistakes:
+            print(mistake, file=stream)
+        return
     console = _console(stream)
     for mistake in mistakes:
-        if stream.isatty():
-            console.print(_styled(mistake), soft_wrap=True)
-        else:
-            print(mistake, file=stream)
+        # A terminal makes the place a link only where it stands on one line.
+        console.print(
+            Text.assemble((_printable(_place(mistake)), "bold"), " ", _printable(mistake.path)), soft_wrap=True
+        )
+        console.print(Padding(_told(mistake), (0, 0, 0, INDENT)))
+    console.print(Text("1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes", style="red"))
 
 
-def _styled(mistake: Mistake) -> Text:
-    text = Text(str(mistake))
-    place = f"{mistake.file}:{mistake.line}:{mistake.column}:"
-    text.stylize("bold", 0, len(place))
-    if mistake.way_out:
-        text.stylize("green", len(text) - len(mistake.way_out) - 2)
-    return text
+def _place(mistake: Mistake) -> str:
+    return f"{mistake.file}:{mistake.line}:{mistake.column}:"
+
+
+def _told(mistake: Mistake) -> Text:
+    way_out = f"({mistake.way_out})" if mistake.way_out else ""
+    return Text(" ").join([Text(_printable(mistake.fact)), Text(_printable(way_out), style="green")])

@@ -48,9 +48,15 @@ Way = Callable[[], AbstractAsyncContextManager[Publisher]]
 
 
 def publish(
-    exchange: Annotated[str, typer.Argument(help="The exchange; '' is the default one.", show_default=False)],
-    routing_key: Annotated[str, typer.Argument(help="The routing key; '' for none.", show_default=False)],
-    body: Annotated[str | None, typer.Argument(help="The message; absent: a message for each line of input.")] = None,
+    exchange: Annotated[
+        str, typer.Argument(metavar="EXCHANGE", help="The exchange; '' is the default one.", show_default=False)
+    ],
+    routing_key: Annotated[
+        str, typer.Argument(metavar="ROUTING_KEY", help="The routing key; '' for none.", show_default=False)
+    ],
+    body: Annotated[
+        str | None, typer.Argument(metavar="[BODY]", help="The message; absent: a message for each line of input.")
+    ] = None,
     config: ConfigPath = DEFAULT_PATH,
     admin: Annotated[str | None, typer.Option(help="A running sidecar's admin address, like its log shows.")] = None,
     header: Annotated[list[str] | None, typer.Option(help="A header of the message, NAME=VALUE.")] = None,

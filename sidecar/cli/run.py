@@ -48,12 +48,13 @@ def serve(config: Config, *, companion: Callable[[service.Service], Awaitable[No
 
 def _tell(error: BaseException) -> None:
     causes = list(_leaves(error))
+    failures = [cause for cause in causes if isinstance(cause, OSError)]
     if all(isinstance(cause, KeyboardInterrupt) for cause in causes):
         _log.warning("stopped at once, as asked")
-    elif all(isinstance(cause, OSError) for cause in causes):
+    elif failures == causes:
         # The world's fault, like an address in use: a traceback would hide it.
-        for cause in causes:
-            _log.error("cannot serve", error=str(cause))
+        for failure in failures:
+            _log.error("cannot serve", problem=failure.strerror or str(failure))
     else:
         _log.error("this should not have happened; please report it", exc_info=error)
 

@@ -31,9 +31,12 @@ RATE_EVENTS: Final = 10_000
 
 REDRAW: Final = 1.0  # seconds
 
+TIME: Final = "%H:%M:%S.%f"
+"""How a moment is shown, save for the last three of its digits."""
+
 
 def tail(
-    url: Annotated[str, typer.Argument(help="An event stream, http or https.", show_default=False)],
+    url: Annotated[str, typer.Argument(metavar="URL", help="An event stream, http or https.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, as in a pipe.")] = False,
     count: Annotated[int | None, typer.Option("-n", help="Stop after so many events.", min=1)] = None,
     last_event_id: Annotated[str, typer.Option(help="Go on after this event.")] = "",
@@ -159,23 +162,30 @@ class Terminal:
         self._lag = lag(event.data, now)
         warning = event.type == "sidecar.reset"
         parts = [
-            self._styled(now.astimezone().strftime("%H:%M:%S.%f")[:-3], dim=True),
+            self._styled(now.astimezone().strftime(TIME)[:-3], dim=True),
             self._styled(event.type, fg="red" if warning else "cyan", bold=True),
             self._styled(event.id, fg="yellow"),
             compact(event.data),
         ]
-        line = " ".join(part for part in parts if part)
+        self._print(" ".join(part for part in parts if part))
+
+    def told(self, text: str) -> None:
+        """Show the state in the status line; that a connection was lost also among the events, where it stays."""
+        why, lost, then = text.rpartition("; ")
+        self._state = printable(then)
+        if lost:
+            now = self._styled(datetime.now().astimezone().strftime(TIME)[:-3], dim=True)
+            self._print(f"{now} {self._styled(f'– {why} –', fg='yellow')}")
+
+    def _print(self, line: str) -> None:
         sys.stdout.write(f"\r\x1b[K{line}\n")
         self.refresh()
 
-    def told(self, text: str) -> None:
-        """Show the state in the status line."""
-        self._state = printable(text)
-
     def refresh(self) -> None:
-        """Draw the status line."""
-        width = shutil.get_terminal_size().columns - 1
-        sys.stdout.write("\r\x1b[K" + self._styled(self.status(trio.current_time())[:width], dim=True))
+        """Draw the status line, shortened where the terminal is narrower."""
+        text, width = self.status(trio.current_time()), shutil.get_terminal_size().columns - 1
+        shown = text if len(text) <= width else text[: width - 1] + "…"
+        sys.stdout.write("\r\x1b[K" + self._styled(shown, dim=True))
         sys.stdout.flush()
 
     def status(self, now: float) -> str:
@@ -185,7 +195,8 @@ class Terminal:
         full = len(self._arrivals) == RATE_EVENTS
         over = max(now - self._arrivals[0], 0.001) if full else RATE_OVER
         lag = "" if self._lag is None else f" · lag {self._lag:.1f} s"
-        return f"{self._seen} events · {len(self._arrivals) / over:.1f}/s{lag} · {self._state}"
+        events = "1 event" if self._seen == 1 else f"{self._seen} events"
+        return f"{events} · {len(self._arrivals) / over:.1f}/s{lag} · {self._state}"
 
     def close(self) -> None:
         """Wipe the status line."""

@@ -3,7 +3,8 @@
 Strategy: structlog's plain (synchronous) methods, rendered and written by the caller in one go; modules ask for
 ``structlog.get_logger()`` and say an event in a few words with its facts as keys. What libraries say through the
 standard library's logging goes the same way: from WARNING on, and without what our own lines tell better. The last
-step before rendering takes the secrets out, whoever put them in. Times are ISO 8601 in UTC.
+step before rendering takes the secrets out, whoever put them in. Times are ISO 8601 in UTC; on a terminal the local
+time of day.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from datetime import datetime
 from typing import TextIO
 
 import structlog
@@ -112,9 +114,19 @@ def _ending(stream: TextIO) -> list[Processor]:
     if not stream.isatty():
         return [*common, _head_first, structlog.processors.JSONRenderer()]
     console = structlog.dev.ConsoleRenderer(
-        colors=_may_colour(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+        colors=_may_colour(),
+        exception_formatter=structlog.dev.plain_traceback,
+        sort_keys=False,
+        pad_event_to=0,
+        pad_level=False,
     )
-    return [*common, _disarm, console]
+    return [*common, _time_alone, _disarm, console]
+
+
+def _time_alone(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    # Whoever sits there knows the day; a line that stays below 80 columns is worth more.
+    event["timestamp"] = datetime.fromisoformat(event["timestamp"]).astimezone().strftime("%H:%M:%S")
+    return event
 
 
 def _head_first(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

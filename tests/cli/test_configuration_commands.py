@@ -82,7 +82,11 @@ def test_check_on_a_terminal_is_a_table_within_80_columns() -> None:
     assert "\x1b" not in output
     lines = output.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[1].split() == ["path", "source", "binding_key", "event"]
+    assert lines[1].split() == ["path", "source", "binding", "event"]
+    assert all(
+        any(line.split()[:1] == [path] for line in lines) for path in ("/events/news", "/events/tenants/{tenant}")
+    )
+    assert lines[-1] == f"{EXAMPLE}: 7 routes, no mistakes"
     assert any("/events/orders/{order}" in line and "order.{order}.*" in line for line in lines)
 
 
@@ -97,13 +101,30 @@ def test_long_names_are_folded_and_whole(tmp_path: Path) -> None:
     assert output.count("a") >= 4 * 120
 
 
-def test_mistakes_on_a_terminal_have_style_and_stay_whole_lines() -> None:
+def test_mistakes_on_a_terminal_are_folded_between_words() -> None:
     code, output = on_terminal("check", "-c", BROKEN / "choices.yaml")
     assert code == 2
     assert "\x1b[1m" in output
     code, plain = on_terminal("check", "-c", BROKEN / "choices.yaml", NO_COLOR="1")
     assert code == 2
-    assert plain == "".join(f"{BROKEN}/{line}\n" for line in (BROKEN / "choices.expected").read_text().splitlines())
+    *lines, count = plain.splitlines()
+    expected = (BROKEN / "choices.expected").read_text().splitlines()
+    assert count == f"{len(expected)} mistakes"
+    assert max(len(line) for line in lines if line.startswith("    ")) <= 80
+    whole = " ".join(f"{BROKEN}/{line}" for line in expected)
+    assert " ".join(lines).replace(":", "").split() == whole.replace(":", "").split()
+
+
+def test_one_mistake_is_one(tmp_path: Path) -> None:
+    code, plain = on_terminal("check", "-c", tmp_path / "none.yaml", NO_COLOR="1")
+    assert (code, plain.splitlines()[-1]) == (2, "1 mistake")
+
+
+def test_what_says_nothing_is_not_shown_to_people() -> None:
+    _, output = on_terminal("explain", "-c", EXAMPLE, "/events/orders/7", NO_COLOR="1")
+    assert "readers" in output
+    assert "binding_headers" not in output
+    assert "–" not in output
 
 
 def test_the_default_file_is_config_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

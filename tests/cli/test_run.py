@@ -62,7 +62,7 @@ def test_an_address_in_use_is_one_line_and_no_traceback(ending: Ending, capsys: 
     ending(BaseExceptionGroup("two levels", [ExceptionGroup("deep", [taken])]))
     assert serve(Config()) == 1
     [line] = map(json.loads, capsys.readouterr().err.splitlines())
-    assert (line["level"], "127.0.0.1:80" in line["error"]) == ("error", True)
+    assert (line["level"], "127.0.0.1:80" in line["problem"]) == ("error", True)
     assert "exception" not in line
 
 
