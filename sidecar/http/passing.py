@@ -156,8 +156,9 @@ def _check_framing(head: Head) -> None:
             raise RefusedError(400, "Content-Length and Transfer-Encoding contradict each other")
         if head.version == "1.0":
             raise RefusedError(400, "HTTP/1.0 has no Transfer-Encoding")
-    if names.count(b"content-length") > 1:
-        raise RefusedError(400, "there must be one Content-Length")
+    lengths = [value for name, value in head.fields if name == b"content-length"]
+    if len(lengths) > 1 or (lengths and not head.body and lengths != [b"0"]):
+        raise RefusedError(400, "there must be one Content-Length, and so much content")
     if b"expect" in names and any(v.lower() != b"100-continue" for n, v in head.fields if n == b"expect"):
         raise RefusedError(417, "the only expectation that can be met is 100-continue")
 

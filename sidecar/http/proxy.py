@@ -296,6 +296,7 @@ class Exchange:
             nursery.start_soon(self._upward, link)
             await self._downward(link)
             nursery.cancel_scope.cancel()
+        self._client.end([])
         self._whole = True
 
     async def _upward(self, link: Link) -> None:

@@ -176,8 +176,9 @@ class Passage1(Passage):
             self._send(h11.Data(data=data))
 
     def end(self, trailers: Fields) -> None:
-        """The last chunk, with trailer fields where the framing has room for them."""
-        self._send(h11.EndOfMessage(headers=trailers if self._chunked else []))
+        """The last chunk, with trailer fields where the framing has room for them; a tunnel ends as the connection."""
+        if not self._tunnel:
+            self._send(h11.EndOfMessage(headers=trailers if self._chunked else []))
 
     def reply(self, status: int, text: str, *, last: bool) -> None:
         """Write a whole short answer."""
