@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def prices(random: Random) -> Iterator[Sample]:
     while True:
         symbol = random.choice(list(price))
         price[symbol] = round(price[symbol] * random.uniform(0.995, 1.005), 2)
-        yield Sample(symbol, {"symbol": symbol, "price": price[symbol]}, "price")
+        yield Sample(symbol, {"symbol": symbol, "price": price[symbol], "time": round(time.time(), 4)}, "price")
 
 
 def chat(random: Random) -> Iterator[Sample]:
@@ -95,7 +96,7 @@ TRAFFIC = (
 def configuration(port: int) -> Config:
     """The demo's configuration: public at ``port``, the operators' listener at the next one (0: any free ones)."""
 
-    def route(path: str, exchange: str, kind: str, binding_key: str) -> dict[str, Any]:
+    def route(path: str, exchange: str, kind: str, binding_key: str, **options: Any) -> dict[str, Any]:
         declare = {"type": kind, "durable": False}
         return {
             "path": path,
@@ -103,6 +104,7 @@ def configuration(port: int) -> Config:
             "declare": declare,
             "binding_key": [binding_key],
             "event": "{type}",
+            **options,
         }
 
     return Config.model_validate(
@@ -112,7 +114,7 @@ def configuration(port: int) -> Config:
             "admin": {"bind": f"127.0.0.1:{port and port + 1}", "publish": True},
             "drain": {"within": 1.0},
             "routes": [
-                route("/events/orders", "orders", "topic", "order.#"),
+                route("/events/orders", "orders", "topic", "order.#", replay={"memory": 100}),
                 route("/events/orders/{order}", "orders", "topic", "order.{order}.*"),
                 route("/events/ticker/{symbol}", "ticker", "direct", "{symbol}"),
                 route("/events/chat/{room}", "chat", "direct", "{room}"),

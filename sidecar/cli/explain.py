@@ -1,26 +1,22 @@
 """``sidecar explain``: which route a path meets, and what a client there would read.
 
-Strategy: ask the very objects that answer requests (`sidecar.http.routes`), so that this cannot tell another story.
+Strategy: what is told is worked out by `sidecar.http.explained`, from the very objects that answer requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Annotated
-from urllib.parse import parse_qsl
 
 import typer
 
 from sidecar.cli.configuration import DEFAULT_PATH, ConfigPath, read_or_exit
-from sidecar.cli.output import Row, show_one
-from sidecar.config.access import Access
-from sidecar.config.values import shown
+from sidecar.cli.output import show_one
 from sidecar.forwarded import Proxies
+from sidecar.http.explained import explained
 from sidecar.http.gatehouse import Gatehouse
-from sidecar.http.routes import BadValueError, CompiledRoute, compile_routes
+from sidecar.http.routes import compile_routes
 from sidecar.observe.metrics import Metrics
-from sidecar.routing import Match, RouteTable
-from sidecar.template import Template
+from sidecar.routing import RouteTable
 
 
 def explain(
@@ -33,54 +29,8 @@ def explain(
     """
     gatehouse, nobody = Gatehouse(), Proxies.parse([])
     routes = compile_routes(read_or_exit(config).routes, Metrics(), lambda access: gatehouse.gate(access, nobody))
-    raw_path, _, query = path.partition("?")
-    match = RouteTable((route.pattern, route) for route in routes).match(raw_path)
-    if match is None:
-        typer.echo(f"no route takes {raw_path}", err=True)
+    row = explained(RouteTable((route.pattern, route) for route in routes).match, path)
+    if row is None:
+        typer.echo(f"no route takes {path.partition('?')[0]}", err=True)
         raise typer.Exit(1)
-    # Of a repeated name the first counts, as in a request.
-    fields = dict(reversed(parse_qsl(query, keep_blank_values=True)))
-    show_one(_explained(match, match.parameters | {f"query.{name}": fields[name] for name in sorted(fields)}))
-
-
-def _explained(match: Match[CompiledRoute], parameters: Mapping[str, str]) -> Row:
-    def value(name: str) -> str:
-        if name.startswith(("claims.", "auth.")):
-            return "{" + name.replace(".", ":") + "}"  # one word, as the real value must be
-        if name not in parameters:
-            raise BadValueError(f"the query must name {name.removeprefix('query.')}")
-        return parameters[name]
-
-    route, settings = match.value, match.value.settings
-    met = {"route": settings.path, "parameters": _printable(parameters), route.source_kind: route.source_name}
-    try:
-        bindings = match.value.wanted(match.parameters, value).bindings
-    except BadValueError as error:
-        return {**met, "answer": f"400: {error}"}
-    return {
-        **met,
-        "binding_key": [binding.key for binding in bindings if not binding.headers],
-        "binding_headers": {name: text for binding in bindings for name, text in binding.headers},
-        "event": settings.event,
-        "where": _rendered(settings.where, value),
-        "readers": _readers(settings.access),
-    }
-
-
-def _readers(access: Access | None) -> str:
-    """Who may read, in words."""
-    asked = []
-    if access is not None and access.jwt is not None:
-        asked.append(f"a token ({', '.join(access.jwt.algorithms)}) in {' or '.join(access.jwt.sources)}")
-    if access is not None and access.forward is not None:
-        asked.append(f"the application's consent ({shown(access.forward.url)})")
-    return f"whoever has {' and '.join(asked)}" if asked else "anybody"
-
-
-def _rendered(texts: Mapping[str, str], value: Callable[[str], str]) -> dict[str, str]:
-    return {name: Template.parse(text).render(value) for name, text in texts.items()}
-
-
-def _printable(parameters: Mapping[str, str]) -> dict[str, str]:
-    # Bytes that are not UTF-8 are lone surrogates here, which no output takes.
-    return {name: value.encode("utf-8", "replace").decode() for name, value in parameters.items()}
+    show_one(row)

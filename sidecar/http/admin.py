@@ -9,74 +9,34 @@ made to publish or drain by a page that came from elsewhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Protocol, Self
+from typing import Protocol
+from urllib.parse import parse_qs
 
 import trio
 
 from sidecar.amqp import Properties
 from sidecar.broker.port import BrokerAway, BrokerRefused
 from sidecar.http.answer import Answer, Receive, Refusal, Scope, Send, header
-from sidecar.http.publish import read_publication, refuse_strangers
-from sidecar.observe.metrics import Metrics, RouteMetrics
+from sidecar.http.explained import Row
+from sidecar.http.page import page, static, wants_text
+from sidecar.http.publish import read_publication, refuse_strange_readers, refuse_strangers
+from sidecar.http.watch import Watch, Watched, Watching
 
 PUBLISH_WITHIN = 10.0  # seconds for the broker to confirm
 
 COMMON_FIELDS = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
 
 
-@dataclass(frozen=True, slots=True)
-class RouteStatus:
-    """What ``GET /routes`` tells of one route."""
-
-    path: str
-    source: Mapping[str, str]  # as in the configuration: {"exchange": "orders"}
-    binding_keys: Sequence[str]
-    subscribers: int
-    subscriptions: int  # distinct bindings that subscribers share
-    received: int
-    sent: int
-    backlog_bytes: int
-    dropped: Mapping[str, int]
-    closed: Mapping[str, int]
-    resets: Mapping[str, int]
-
-    @classmethod
-    def counted(
-        cls, source: Mapping[str, str], binding_keys: Sequence[str], subscriptions: int, counts: RouteMetrics
-    ) -> Self:
-        """A status whose numbers are those of the route's metrics now."""
-        return cls(
-            path=counts.path,
-            source=source,
-            binding_keys=binding_keys,
-            subscribers=counts.subscribers,
-            subscriptions=subscriptions,
-            received=counts.received,
-            sent=counts.sent,
-            backlog_bytes=counts.backlog_bytes,
-            dropped={reason.value: count for reason, count in counts.drops.items()},
-            closed={reason.value: count for reason, count in counts.closes.items()},
-            resets={reason.value: count for reason, count in counts.resets.items()},
-        )
-
-
-class Overview(Protocol):
+class Overview(Watched, Protocol):
     """What the listener asks of the running process."""
-
-    @property
-    def metrics(self) -> Metrics:
-        """The process's metrics."""
 
     def alive(self) -> bool:
         """False only when this process cannot recover by itself."""
 
-    def not_ready(self) -> str | None:
-        """Why no new stream should be sent here, in one line without secrets; None when one may."""
-
-    def routes(self) -> Sequence[RouteStatus]:
-        """The routes that are served now."""
+    def explain(self, path: str) -> Row | None:
+        """Which route a path meets, and what a client there would read; None where none takes it."""
 
     async def publish(self, exchange: str, routing_key: str, body: bytes, properties: Properties) -> None:
         """Publish; return when the broker has confirmed. Raises `BrokerAway`, `BrokerRefused`."""
@@ -85,7 +45,7 @@ class Overview(Protocol):
         """End all streams as at SIGTERM, but stay; return when the last has ended. Twice is once."""
 
 
-Handler = Callable[[Scope, Receive], Awaitable[Answer]]
+Handler = Callable[[Scope, Receive], Awaitable[Answer | Watching]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +65,21 @@ class AdminApplication:
         """Serve what ``overview`` tells; without ``may_publish`` publishing is answered with 403."""
         self._overview = overview
         self._may_publish = may_publish
+        self._watch = Watch(overview, may_publish=may_publish)
         read, act = ("GET", "HEAD"), ("GET", "POST")
         self._endpoints = (
-            Endpoint("/", read, "this page", self._index),
+            Endpoint("/", read, "the debug page; for Accept: text/plain this list", self._index),
             Endpoint("/livez", read, "200 while this process can go on by itself", self._livez),
             Endpoint("/readyz", read, "200 while new streams are welcome, else 503 and why", self._readyz),
             Endpoint("/metrics", read, "for Prometheus", self._metrics),
             Endpoint("/routes", read, "every route and its counts, as JSON", self._routes),
+            Endpoint("/explain", read, "?path= which route a path meets, and who may read it, as JSON", self._explain),
+            Endpoint("/overview/stream", read, "the same and what has just happened, as an event stream", self._stream),
             Endpoint("/drain", act, "end all streams; answers when the last has ended", self._drain),
         )
-        self._publishing = Endpoint(
-            "/publish/{exchange}/{routing_key}",
-            ("POST",),
-            "the body as one message; ?type= &message_id= &header.NAME=",
-            self._publish,
-        )
+        meaning = "the body as one message; ?type= &message_id= &header.NAME="
+        self._publishing = Endpoint("/publish/{exchange}/{routing_key}", ("POST",), meaning, self._publish)
+        self._static = Endpoint("/static/{name}", read, "the page's files, and sidecar.js for yours", self._file)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a WebSocket is refused, the lifespan acknowledged."""
@@ -130,18 +90,24 @@ class AdminApplication:
         else:
             await _live(receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer | Watching:
         try:
             answer = await self._handler(scope)(scope, receive)
         except Refusal as refusal:
             answer = refusal.answer
-        return Answer(answer.status, answer.body, answer.content_type, (*COMMON_FIELDS, *answer.headers))
+        if isinstance(answer, Watching):
+            return answer
+        own = {name for name, _ in answer.headers}
+        common = (field for field in COMMON_FIELDS if field[0] not in own)
+        return Answer(answer.status, answer.body, answer.content_type, (*common, *answer.headers))
 
     def _handler(self, scope: Scope) -> Handler:
         path, method = scope["raw_path"].decode("latin-1"), scope["method"]
         endpoint = next((each for each in self._endpoints if each.path == path), None)
         if path.startswith("/publish/"):
             endpoint = self._publishing
+        elif path.startswith("/static/"):
+            endpoint = self._static
         if endpoint is None:
             raise Refusal(404, "there is no such page; GET / lists all there are")
         if method not in endpoint.methods:
@@ -149,8 +115,10 @@ class AdminApplication:
             raise Refusal(405, f"{endpoint.path} answers to {allow}", allow=allow)
         return endpoint.handler
 
-    async def _index(self, _: Scope, __: Receive) -> Answer:
-        endpoints = [*self._endpoints, *([self._publishing] if self._may_publish else [])]
+    async def _index(self, scope: Scope, _: Receive) -> Answer:
+        if not wants_text(header(scope, b"accept") or ""):
+            return page()
+        endpoints = [*self._endpoints, self._static, *([self._publishing] if self._may_publish else [])]
         lines = (f"{'|'.join(each.methods):10}{each.path:35}{each.meaning}\n" for each in endpoints)
         return Answer(200, ("sidecar\n\n" + "".join(lines)).encode())
 
@@ -168,6 +136,22 @@ class AdminApplication:
     async def _routes(self, _: Scope, __: Receive) -> Answer:
         told = {"routes": [asdict(status) for status in self._overview.routes()]}
         return Answer(200, json.dumps(told, indent=2).encode() + b"\n", "application/json")
+
+    async def _explain(self, scope: Scope, _: Receive) -> Answer:
+        path = parse_qs(scope["query_string"].decode("latin-1")).get("path", [""])[0]
+        if not path.startswith("/"):
+            raise Refusal(400, "which path? /explain?path=/events/orders/7; a ? or & inside of it is written %3F, %26")
+        row = self._overview.explain(path)
+        if row is None:
+            raise Refusal(404, "no route takes this path")
+        return Answer(200, json.dumps(row).encode() + b"\n", "application/json")
+
+    async def _stream(self, scope: Scope, receive: Receive) -> Watching:
+        refuse_strange_readers(scope)
+        return self._watch.open(receive)
+
+    async def _file(self, scope: Scope, _: Receive) -> Answer:
+        return static(scope)
 
     async def _drain(self, scope: Scope, _: Receive) -> Answer:
         refuse_strangers(scope)

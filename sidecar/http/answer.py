@@ -29,9 +29,9 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
     def fields(self) -> list[tuple[bytes, bytes]]:
-        """Header fields as ASGI wants them; a 204 has no content to describe (RFC 9110 §8.6)."""
+        """Header fields as ASGI wants them; a 204 or 304 has no content to describe (RFC 9110 §8.6)."""
         described = [("content-type", self.content_type), ("content-length", str(len(self.body)))]
-        fields = [*([] if self.status == 204 else described), *self.headers]
+        fields = [*([] if self.status in (204, 304) else described), *self.headers]
         return [(name.encode("ascii"), value.encode("latin-1")) for name, value in fields]
 
     async def send(self, send: Send, *, head: bool = False) -> None:

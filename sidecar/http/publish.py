@@ -117,6 +117,17 @@ def refuse_strangers(scope: Mapping[str, Any]) -> None:
         raise Refusal(403, "a page of another origin may not do this; open this listener's own page by its IP address")
 
 
+def refuse_strange_readers(scope: Mapping[str, Any]) -> None:
+    """Refuse (403) a page of another site that reads what is for this listener's own page; programs pass.
+
+    As `refuse_strangers`, save that browsers leave the origin out where a page reads from its own: the name that the
+    page was opened under stands for it.
+    """
+    host, fields = header(scope, b"host"), scope["headers"]
+    # The first counts: an origin that is there stays in force.
+    refuse_strangers({"headers": [*fields, (b"origin", b"http://" + host.encode("latin-1"))] if host else fields})
+
+
 def _is_ours(origin: str, host: str) -> bool:
     try:
         parts = urlsplit(origin)

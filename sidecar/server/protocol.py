@@ -28,6 +28,7 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import filter_pseudo_headers
 
 from sidecar.http.dispatch import Dispatch, Taken
+from sidecar.http.listening import Listening
 from sidecar.http.passing import Fields, Head, upgrade
 from sidecar.http.proxy import Proxy
 from sidecar.http.request import Request, split_target
@@ -69,7 +70,7 @@ class Ground:
     app: AppWrapper
     config: Config
     context: WorkerContext
-    dispatch: Callable[[], Dispatch]
+    dispatch: Callable[[], Dispatch | Listening]
     task_group: TaskGroup
     wire: Wire
     client: tuple[str, int] | None

@@ -194,7 +194,8 @@ def test_the_chat_can_be_joined(demo: tuple[Sidecar, int]) -> None:
 
 def test_the_operators_pages_are_there(demo: tuple[Sidecar, int]) -> None:
     started, _ = demo
-    assert "/publish/{exchange}/{routing_key}" in started.ask("/").body
+    assert started.ask("/").headers["content-type"] == "text/html; charset=utf-8"
+    assert "/publish/{exchange}/{routing_key}" in started.ask("/", Accept="text/plain").body
     paths = [route["path"] for route in started.ask("/routes").json()["routes"]]
     assert "/events/orders/{order}" in paths
     assert started.metric("sidecar_broker_connected") == 1

@@ -11,7 +11,8 @@ from urllib.parse import unquote
 import trio
 
 from sidecar.amqp import Properties
-from sidecar.http.admin import AdminApplication, RouteStatus
+from sidecar.http.admin import AdminApplication
+from sidecar.http.status import RouteStatus
 from sidecar.observe.metrics import Metrics
 
 Message = tuple[str, str, bytes, Properties]
@@ -28,6 +29,12 @@ class Process:
         self.error: Exception | None = None
         self.streams_ended = trio.Event()
         self.drains = 0
+
+        self.addresses: list[str] = ["http://127.0.0.1:8080"]
+        self.explained: dict[str, dict[str, object]] = {}
+
+    def explain(self, path: str) -> Mapping[str, object] | None:
+        return self.explained.get(path)
 
     def alive(self) -> bool:
         return self.is_alive

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from sidecar.amqp import Properties
 from sidecar.broker.port import BrokerAway, BrokerRefused
 from sidecar.http.admin import PUBLISH_WITHIN, AdminApplication
+from sidecar.observe.metrics import DELIVERY_BUCKETS
 from sidecar.observe.reasons import CloseReason, DropReason
 from tests.http.asgi import Process, publish, request
 
@@ -66,20 +67,25 @@ async def test_routes_tells_each_route_and_its_counts(process: Process, admin: A
         "path": "/events/orders/{order}",
         "source": {"exchange": "orders"},
         "binding_keys": ["order.{order}.*"],
+        "parameters": [],
+        "replay": None,
+        "access": [],
         "subscribers": 3,
         "subscriptions": 2,
         "received": 5,
         "sent": 15,
+        "replayed": 0,
+        "delivery": [0] * (len(DELIVERY_BUCKETS) + 1),
         "backlog_bytes": 1024,
     }
 
 
 async def test_the_index_lists_what_there_is(process: Process, admin: AdminApplication) -> None:
-    index = (await request(admin, "GET", "/")).text
+    index = (await request(admin, "GET", "/", headers={"Accept": "text/plain"})).text
     for path in ("/livez", "/readyz", "/metrics", "/routes", "/drain", "/publish/{exchange}/{routing_key}"):
         assert path in index
     quiet = AdminApplication(process, may_publish=False)
-    assert "/publish" not in (await request(quiet, "GET", "/")).text
+    assert "/publish" not in (await request(quiet, "GET", "/", headers={"Accept": "text/plain"})).text
 
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/metrics", "/routes"])

@@ -1,0 +1,50 @@
+// @ts-check
+// Explain: which route a path meets, by the same code as `sidecar explain`.
+
+import { byId, element } from "./dom.js";
+
+export class ExplainView {
+  constructor() {
+    byId("explain-form").addEventListener("submit", (/** @type {Event} */ event) => {
+      event.preventDefault();
+      this.ask(byId("explain-path").value.trim());
+    });
+  }
+
+  /** @param {string} path */
+  suggest(path) {
+    byId("explain-path").value = path;
+  }
+
+  /** @param {string} path */
+  async ask(path) {
+    try {
+      const response = await fetch(`/explain?path=${encodeURIComponent(path)}`);
+      if (response.ok) this.show(await response.json());
+      else this.say((await response.text()).trim());
+    } catch {
+      this.say("The sidecar does not answer");
+    }
+  }
+
+  /** @param {string} text */
+  say(text) {
+    byId("explain-result").replaceChildren(element("p", { className: "notice" }, text));
+  }
+
+  /** @param {Record<string, unknown>} row */
+  show(row) {
+    const lines = Object.entries(row).map(([name, value]) =>
+      element("div", {}, element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, words(value))),
+    );
+    byId("explain-result").replaceChildren(element("dl", { className: "explained" }, ...lines));
+  }
+}
+
+/** @param {unknown} value @returns {string} */
+function words(value) {
+  if (value === null || value === "") return "–";
+  if (Array.isArray(value)) return value.join("\n") || "–";
+  if (typeof value !== "object") return String(value);
+  return Object.entries(value).map(([name, item]) => `${name}: ${item}`).join("\n") || "–";
+}
