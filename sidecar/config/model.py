@@ -253,7 +253,7 @@ class Config(Settings):
     upstream: UpstreamSettings | None = None
     """Who answers what no route takes; absent: 404."""
     trusted_proxies: TrustedProxies = Field(default_factory=list)
-    """The addresses and networks whose X-Forwarded-* and Forwarded count; unix: who may open a listener's."""
+    """Addresses and networks whose X-Forwarded-* and Forwarded count; unix stands for peers on a unix socket."""
     drain: Drain = Drain()
     """How open streams end when the process does."""
     workers: Workers = 1

@@ -51,7 +51,7 @@ Beginning = Callable[..., Awaitable[Beside]]
 
 @pytest.fixture
 async def beside(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[Beginning]:
-    """Start a sidecar beside a script: ``await beside(script, answer=0.2, trusted=["127.0.0.1"])``."""
+    """What starts a sidecar beside a script; further arguments are limits of `upstream`."""
     services: list[Service] = []
 
     async def start(

@@ -281,7 +281,8 @@ async def h2c(sidecar: Beside) -> bytes:
     """A request of HTTP/1.1 that asks for HTTP/2 in clear text, with one answer read."""
     async with await sidecar.client() as client:
         await client.send(
-            b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: \r\n\r\n"
+            b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: \r\n\r\n"
         )
         status, _ = await client.head()
         assert status == 101
