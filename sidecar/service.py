@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 
 import structlog
 import trio
@@ -19,6 +20,7 @@ from sidecar.amqp import Properties
 from sidecar.broker import open_broker
 from sidecar.broker.port import Broker
 from sidecar.config.model import Config
+from sidecar.crew import Crew
 from sidecar.deadlines import Deadlines
 from sidecar.forwarded import Proxies
 from sidecar.http.admin import AdminApplication
@@ -33,8 +35,9 @@ from sidecar.http.status import RouteStatus, status_of
 from sidecar.http.stream import Streams
 from sidecar.http.upstream import Upstream
 from sidecar.hub.hub import Hub
-from sidecar.observe.metrics import Metrics
-from sidecar.server.doors import Doors
+from sidecar.observe.metrics import Metrics, Tally
+from sidecar.reload import Reload
+from sidecar.server.doors import Door, Doors
 from sidecar.server.http2 import flush_corks
 from sidecar.server.listener import Server, accept, address_of, bind, close_listener
 
@@ -44,8 +47,13 @@ _log = structlog.get_logger("sidecar.service")
 class Service:
     """One running sidecar."""
 
-    def __init__(self, config: Config, *, broker: Broker | None = None, metrics: Metrics | None = None) -> None:
-        """Put the parts together; nothing runs yet. A broker given is run by this service too."""
+    def __init__(
+        self, config: Config, *, broker: Broker | None = None, metrics: Metrics | None = None, first: bool = True
+    ) -> None:
+        """Put the parts together; nothing runs yet. A broker given is run by this service too.
+
+        A service that is not the ``first`` has no listeners: its connections come by `admit`.
+        """
         self.config = config
         self.broker = broker if broker is not None else open_broker(config.broker)
         self.metrics = metrics if metrics is not None else Metrics()
@@ -60,7 +68,13 @@ class Service:
         self._former: list[Proxy] = []  # of earlier configurations, with exchanges that have not ended
         self._dispatch = Dispatch(self._compile(config), self._streams, self._proxy)
         self.metrics.measure = self._measure
-        self._doors = Doors()
+        self.connections = 0
+        """Public connections that are open here."""
+        self._first = first
+        self._crew = Crew(config, self.metrics) if first else None
+        self._doors = Doors(bound=first)
+        self._server = Server(nothing_here, lambda: self._dispatch, self._deadlines)
+        self._nursery: trio.Nursery | None = None
         self._admin: socket.socket | None = None
         self._stopping = trio.Event()
         self.stopped = trio.Event()
@@ -91,8 +105,11 @@ class Service:
                 await nursery.start(self._hub.run)
                 await nursery.start(self._gatehouse.run)
                 nursery.start_soon(self.broker.run)
-                self._listen(nursery)
-                _log.info("listening", addresses=self.addresses, admin=self.admin_address)
+                self._nursery = nursery
+                if self._crew is not None:
+                    nursery.start_soon(self._crew.run)
+                    self._listen(nursery)
+                    _log.info("listening", addresses=self.addresses, admin=self.admin_address)
                 task_status.started()
                 await self._stopping.wait()
                 await self.drain()
@@ -109,14 +126,15 @@ class Service:
         if self._admin is not None:
             return
         plan = self._doors.prepare(self.config.listen)
-        try:
-            self._admin = bind(self.config.admin.bind)
-        except OSError:
-            self._doors.discard(plan)
-            raise
+        if self._first:
+            try:
+                self._admin = bind(self.config.admin.bind)
+            except OSError:
+                self._doors.discard(plan)
+                raise
+            self.admin_address = address_of(self._admin, tls=False)
         self._doors.install(plan)
         self.addresses = self._doors.addresses
-        self.admin_address = address_of(self._admin, tls=False)
 
     def _unbind(self) -> None:
         self._doors.close()
@@ -124,21 +142,40 @@ class Service:
             close_listener(self._admin)
 
     def _listen(self, nursery: trio.Nursery) -> None:
-        server = Server(nothing_here, lambda: self._dispatch, self._deadlines)
         operators = AdminApplication(self, may_publish=self.config.admin.publish)
         listening = Listening(lambda: self._dispatch)
         inside = Server(operators, lambda: listening, self._deadlines)
-        self._doors.open(nursery, lambda door, sock: nursery.start_soon(server.serve, sock, door.context))
+        self._doors.open(nursery, self._take)
         assert self._admin is not None
         nursery.start_soon(accept, self._admin, lambda sock: nursery.start_soon(inside.serve, sock, None))
+
+    def _take(self, door: Door, sock: socket.socket) -> None:
+        """A connection was accepted: it goes to the worker with the fewest."""
+        if self._crew is None or not self._crew.hand_over(door.name, sock, fewer_than=self.connections):
+            self.admit(door.name, sock)
+
+    def admit(self, door: str, sock: socket.socket) -> None:
+        """Serve a connection that has come through this door."""
+        through = self._doors[door]
+        if through is None or self._nursery is None:  # the door was closed meanwhile
+            sock.close()
+            return
+        self.connections += 1
+        self._nursery.start_soon(self._serve, sock, through)
+
+    async def _serve(self, sock: socket.socket, door: Door) -> None:
+        try:
+            await self._server.serve(sock, door.context)
+        finally:
+            self.connections -= 1
 
     # ------------------------------------------------------------------ another configuration
 
     async def apply(self, config: Config) -> None:
         """Put another configuration in force for new connections; streams of unchanged routes stay.
 
-        What cannot be done raises `OSError` or `ValueError`, and then everything is as before. `RESTART` names the
-        keys that are not looked at.
+        What cannot be done raises `OSError` or `ValueError`, and then everything is as before. The keys that
+        `sidecar.reload.RESTART` names are not looked at.
         """
         plan = self._doors.prepare(config.listen)
         try:
@@ -147,6 +184,8 @@ class Service:
             self._doors.discard(plan)
             self._keep_gates(self._dispatch.routes)
             raise
+        if self._crew is not None:
+            await self._crew.apply(config)  # before the first connection comes through a new door
         self._renew(config, carry_over(self._dispatch.routes, routes))
         self._doors.install(plan)
         self.addresses = self._doors.addresses
@@ -178,6 +217,11 @@ class Service:
         """Whether `stop` was called."""
         return self._stopping.is_set()
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it drains, or has."""
+        return self.stopping or self._streams.draining
+
     # ------------------------------------------------------------------ the admin listener's Overview
 
     def alive(self) -> bool:
@@ -188,7 +232,9 @@ class Service:
         """Why no new stream should be sent here, in one line; None when one may."""
         if self._streams.draining:
             return "draining"
-        return None if self.broker.connected else f"the broker is away: {self.broker.problem or 'not connected yet'}"
+        if not self.broker.connected:
+            return f"the broker is away: {self.broker.problem or 'not connected yet'}"
+        return self._crew.not_ready() if self._crew is not None else None
 
     def _measure(self) -> None:
         self._streams.measure()
@@ -197,11 +243,13 @@ class Service:
     def routes(self) -> Sequence[RouteStatus]:
         """The routes that are served now."""
         self._streams.measure()
-        return [self._status(route) for route in self._dispatch.routes]
+        total = self.metrics.total()
+        return [self._status(route, total) for route in self._dispatch.routes]
 
-    def _status(self, route: CompiledRoute) -> RouteStatus:
+    def _status(self, route: CompiledRoute, total: Tally) -> RouteStatus:
         standing = sum(subscription.metrics is route.metrics for subscription in self._hub.subscriptions)
-        return status_of(route, standing)
+        others = self._crew.subscriptions(route.settings.path) if self._crew is not None else 0
+        return status_of(route, standing + others, total.route(route.settings.path))
 
     def explain(self, path: str) -> Row | None:
         """Which route a path meets, and what a client there would read; None where none takes it."""
@@ -220,6 +268,8 @@ class Service:
         within = self.config.drain.within
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._streams.drain, within)
+            if self._crew is not None:
+                nursery.start_soon(self._crew.drain, within)
             for proxy in (self._proxy, *self._former):
                 if proxy is not None:
                     nursery.start_soon(proxy.drain, within)
@@ -228,18 +278,24 @@ class Service:
 Companion = Callable[[Service], Awaitable[None]]
 
 
-async def serve(config: Config, *, companion: Companion | None = None) -> bool:
+async def serve(config: Config, *, path: Path | None = None, companion: Companion | None = None) -> bool:
     """Run a service until SIGTERM or SIGINT has drained it; a second signal ends it at once.
 
-    ``companion`` runs beside it. Returns whether the drain was clean. Raises `OSError` where an address is taken.
+    With the ``path`` that the configuration was read from, it is read again at SIGHUP and when it changes.
+    ``companion`` runs beside the service. Returns whether the drain was clean. Raises `OSError` where an address is
+    taken.
     """
     raise_open_files()
     service = Service(config)
     service.bind()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    reload = Reload(path, service) if path is not None else None
+    numbers = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if reload is not None else ()))
+    with trio.open_signal_receiver(*numbers) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, service, nursery.cancel_scope)
+            nursery.start_soon(_obey, signals, service, reload, nursery)
             await nursery.start(service.run)
+            if reload is not None:
+                nursery.start_soon(reload.watch)
             if companion is not None:
                 nursery.start_soon(companion, service)
             await service.stopped.wait()
@@ -247,11 +303,15 @@ async def serve(config: Config, *, companion: Companion | None = None) -> bool:
     return service.drained
 
 
-async def _obey(signals: AsyncIterator[int], service: Service, scope: trio.CancelScope) -> None:
+async def _obey(signals: AsyncIterator[int], service: Service, reload: Reload | None, nursery: trio.Nursery) -> None:
     async for number in signals:
         _log.info("signal", name=signal.Signals(number).name)
+        if number == signal.SIGHUP:
+            assert reload is not None
+            nursery.start_soon(reload.now)
+            continue
         if service.stopping:
-            scope.cancel()
+            nursery.cancel_scope.cancel()
         service.stop()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import structlog
 import trio
@@ -29,17 +30,22 @@ def run(config: ConfigPath = DEFAULT_PATH) -> None:
     SIGTERM or SIGINT ends the open streams cleanly, spread over drain.within, and exits with 0; a second signal ends
     it at once, with 1. A bad configuration exits with 2 and tells every mistake.
     """
-    raise typer.Exit(serve(read_or_exit(config)))
+    raise typer.Exit(serve(read_or_exit(config), path=config))
 
 
-def serve(config: Config, *, companion: Callable[[service.Service], Awaitable[None]] | None = None) -> int:
+def serve(
+    config: Config,
+    *,
+    path: Path | None = None,
+    companion: Callable[[service.Service], Awaitable[None]] | None = None,
+) -> int:
     """Serve this configuration to its end, with the log on standard error; returns the exit status.
 
-    ``companion`` runs beside the service once it listens.
+    It is read again from ``path`` when that changes. ``companion`` runs beside the service once it listens.
     """
     log.configure()
     try:
-        clean = trio.run(partial(service.serve, config, companion=companion))
+        clean = trio.run(partial(service.serve, config, path=path, companion=companion))
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
         _tell(error)
         return FAILED

@@ -35,6 +35,12 @@ def interpolate(text: str, environ: Mapping[str, str], folder: Path) -> str:
     return _REFERENCE.sub(replacement, text)
 
 
+def referenced_files(text: str, folder: Path) -> set[Path]:
+    """The files that a text of a configuration refers to by ``${file:PATH}``, in comments too."""
+    inside = (_INSIDE.fullmatch(reference["inside"] or "") for reference in _REFERENCE.finditer(text))
+    return {folder / found["file"] for found in inside if found and found["file"]}
+
+
 def _variable(name: str, environ: Mapping[str, str]) -> str:
     if name not in environ:
         raise GrammarError(f"the environment has no {name}", f"set it, or write ${{{name}:-default}}")
