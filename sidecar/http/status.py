@@ -70,15 +70,15 @@ class RouteStatus:
         )
 
 
-def status_of(route: CompiledRoute, subscriptions: int) -> RouteStatus:
-    """The status of a route that is served; ``subscriptions`` are those the hub holds for it."""
+def status_of(route: CompiledRoute, subscriptions: int, counts: RouteMetrics) -> RouteStatus:
+    """The status of a route that is served; ``subscriptions`` and ``counts`` are those of all workers."""
     settings = route.settings
     asked = {"jwt": settings.access.jwt, "forward": settings.access.forward} if settings.access else {}
     return RouteStatus.counted(
         {route.source_kind: route.source_name},
         settings.binding_key,
         subscriptions,
-        route.metrics,
+        counts,
         parameters=tuple(dict.fromkeys((*route.pattern.parameters, *_asked_of_the_query(settings)))),
         replay=_replay(settings),
         access=tuple(name for name, value in asked.items() if value is not None),
