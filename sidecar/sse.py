@@ -18,6 +18,9 @@ CONTENT_TYPE: Final = "text/event-stream"
 HEARTBEAT: Final = b":\n\n"
 """A whole block that nobody hears: it keeps the connection open (§9.2.7)."""
 
+HEARTBEAT_EVENT: Final = b"event: sidecar.heartbeat\ndata:\n\n"
+"""The same for scripts to hear: without an id, so that it disturbs nobody's resume point."""
+
 MAX_EVENT: Final = 512 * 1024 * 1024
 """Bytes of one event that `Parser` holds at most, by default: as large as a broker's message can be."""
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, SecretStr
+from pydantic import BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, SecretStr
 from pydantic.config import JsonDict
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from sidecar.config.access import Access
 from sidecar.config.settings import Settings
 from sidecar.config.values import (
+    DURATION_SCHEMA,
     Bind,
     BindingKeys,
     BrokerHeartbeat,
@@ -34,6 +37,8 @@ from sidecar.config.values import (
     TrustedProxies,
     UpstreamUrl,
     Workers,
+    positive,
+    seconds,
 )
 
 EVENT_FIELDS = ("routing_key", "exchange", "type", "message_id", "app_id")
@@ -184,6 +189,31 @@ class BacklogLimits(Settings):
     to the route's replay. Absent: replay where the route has one, else disconnect."""
 
 
+class Heartbeat(Settings):
+    """How a stream without traffic shows that it is alive; a duration alone is `every`."""
+
+    every: Period = 15.0
+    """The longest time without a byte."""
+    event: bool = False
+    """Whether the sign of life is the event sidecar.heartbeat, which scripts hear, instead of a comment."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Both ways to write it."""
+        schema = handler.resolve_ref_schema(handler(core))
+        keys = dict(schema)
+        schema.clear()
+        schema["anyOf"] = [DURATION_SCHEMA, keys]
+        return schema
+
+
+def _heartbeat(value: object) -> object:
+    return {"every": positive(seconds(value))} if isinstance(value, str) else value
+
+
+HeartbeatOrPeriod = Annotated[Heartbeat, BeforeValidator(_heartbeat)]
+
+
 class RouteOptions(Settings):
     """Everything a route may say but its path and its source; what `defaults` may hold."""
 
@@ -203,8 +233,8 @@ class RouteOptions(Settings):
     """body sends the message's body; envelope one JSON object with its properties too."""
     where: dict[str, TemplateText] = Field(default_factory=dict)
     """Message fields and the values they must have; messages that differ are not sent."""
-    heartbeat: Period = 15.0
-    """A comment is sent after that long without a byte."""
+    heartbeat: HeartbeatOrPeriod = Heartbeat()
+    """A sign of life is sent after that long without a byte: a comment, or an event that scripts can hear."""
     retry: DurationRange = (2.0, 6.0)
     """How long a browser waits before it reconnects; each connection gets its own value in the range."""
     max_age: Period | None = None

@@ -255,7 +255,8 @@ def _read(parse: Any) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-def _positive(value: float) -> float:
+def positive(value: float) -> float:
+    """The number, unless it is zero or below."""
     if value <= 0:
         raise GrammarError("must be above zero")
     return value
@@ -271,11 +272,16 @@ def _text_schema(*, pattern: str | None = None, **more: object) -> WithJsonSchem
     return WithJsonSchema({"type": "string", **({"pattern": pattern} if pattern else {}), **more})
 
 
-_DURATION_SCHEMA = _text_schema(pattern=rf"^\d+(\.\d+)?(ms|s|m|h|d)$|{INTERPOLATED}", examples=["250ms", "15s", "24h"])
+DURATION_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "pattern": rf"^\d+(\.\d+)?(ms|s|m|h|d)$|{INTERPOLATED}",
+    "examples": ["250ms", "15s", "24h"],
+}
+_DURATION_SCHEMA = WithJsonSchema(DURATION_SCHEMA)
 _ONE_OR_MORE = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 
 Duration = Annotated[float, _read(seconds), _DURATION_SCHEMA]
-Period = Annotated[float, AfterValidator(_positive), _read(seconds), _DURATION_SCHEMA]
+Period = Annotated[float, AfterValidator(positive), _read(seconds), _DURATION_SCHEMA]
 BrokerHeartbeat = Annotated[float, AfterValidator(_heartbeat), _read(seconds), _DURATION_SCHEMA]
 DurationRange = Annotated[
     tuple[float, float],
@@ -284,7 +290,7 @@ DurationRange = Annotated[
 ]
 Size = Annotated[
     int,
-    AfterValidator(_positive),
+    AfterValidator(positive),
     _read(octets),
     WithJsonSchema(
         {

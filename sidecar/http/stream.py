@@ -69,8 +69,8 @@ class StreamOutlet(Outlet, Protocol):
     def reply(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """Write a whole short answer."""
 
-    def heartbeat(self) -> None:
-        """Write a comment, unless bytes wait already."""
+    def heartbeat(self, block: bytes) -> None:
+        """Write this sign of life, unless bytes wait already."""
 
     def finish(self) -> None:
         """End the response once everything kept has been written."""
@@ -259,7 +259,7 @@ class EventStream:
         self.outlet.start(200, self._headers)
         self.outlet.write([self._retry + sse.HEARTBEAT + subscription.greeting(self._start)])
         self.route.metrics.subscribers += 1
-        self._beat_at = deadlines.after(settings.heartbeat, self._beat)
+        self._beat_at = deadlines.after(settings.heartbeat.every, self._beat)
         lasts = self._lasts()
         if lasts is not None:
             self._age = deadlines.after(lasts, self._expire)
@@ -347,14 +347,14 @@ class EventStream:
             self._subscription.fell_behind(self)
 
     def _beat(self) -> None:
-        subscription, every, now = self._subscription, self.route.settings.heartbeat, trio.current_time()
+        subscription, heartbeat, now = self._subscription, self.route.settings.heartbeat, trio.current_time()
         assert subscription is not None
         heard = subscription.last_written if self in subscription.subscribers else 0.0
         last = max(self._last_beat, heard)
-        if last + every <= now + TICK:
-            self.outlet.heartbeat()
+        if last + heartbeat.every <= now + TICK:
+            self.outlet.heartbeat(sse.HEARTBEAT_EVENT if heartbeat.event else sse.HEARTBEAT)
             last = self._last_beat = now
-        self._beat_at = self._streams.deadlines.at(last + every, self._beat)
+        self._beat_at = self._streams.deadlines.at(last + heartbeat.every, self._beat)
 
     def _full(self) -> None:
         self.route.metrics.dropped(DropReason.SLOW, len(self.outlet.backlog) + 1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sidecar import sse
 from sidecar.backlog import Backlog
 
 REFILL: Final = 65536
@@ -58,10 +57,10 @@ class BufferedOutlet:
         """Everything is written: end the response."""
         raise NotImplementedError
 
-    def heartbeat(self) -> None:
-        """Write a comment, unless bytes wait already."""
+    def heartbeat(self, block: bytes) -> None:
+        """Write this sign of life, unless bytes wait already."""
         if not self.behind:
-            self.write([sse.HEARTBEAT])
+            self.write([block])
 
     def finish(self) -> None:
         """End the response once everything kept has been written."""

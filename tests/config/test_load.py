@@ -46,7 +46,7 @@ def test_a_route_s_defaults() -> None:
     assert plain.binding_key == ["#"]
     assert (plain.binding_headers, plain.declare, plain.event, plain.max_age) == (None, None, None, None)
     assert (plain.data, plain.where, plain.overload) == ("body", {}, "retry")
-    assert (plain.heartbeat, plain.retry) == (15.0, (2.0, 6.0))
+    assert (plain.heartbeat.every, plain.retry) == (15.0, (2.0, 6.0))
     assert plain.backlog == BacklogLimits(events=1000, bytes=1024 * 1024, when_full=None)
 
 
@@ -75,7 +75,7 @@ def test_every_key() -> None:
     )
     assert (full.event, full.data) == ("{type}.{headers.x-kind}.{id}", "envelope")
     assert full.where == {"headers.tenant": "{id}", "type": "created"}
-    assert (full.heartbeat, full.retry, full.max_age, full.overload) == (0.25, (3.0, 3.0), 3600.0, "503")
+    assert (full.heartbeat.every, full.retry, full.max_age, full.overload) == (0.25, (3.0, 3.0), 3600.0, "503")
     assert full.backlog == BacklogLimits(events=10, bytes=65536, when_full="drop_oldest")
 
 
@@ -97,8 +97,8 @@ routes:
 """
     )
     first, second = config.routes
-    assert (first.heartbeat, first.max_age, first.where) == (5.0, 3600.0, {"type": "a"})
-    assert (second.heartbeat, second.max_age, second.where) == (1.0, None, {"type": "a", "app_id": "b"})
+    assert (first.heartbeat.every, first.max_age, first.where) == (5.0, 3600.0, {"type": "a"})
+    assert (second.heartbeat.every, second.max_age, second.where) == (1.0, None, {"type": "a", "app_id": "b"})
     assert (first.backlog.events, second.backlog.events) == (7, 9)
     assert first.backlog.when_full == second.backlog.when_full == "drop_oldest"
 
@@ -238,3 +238,24 @@ def test_no_text_breaks_the_reader(text: str, before: str) -> None:
         assert mistake.column >= 1
         assert mistake.fact
         assert "\n" not in str(mistake)
+
+
+@pytest.mark.parametrize(
+    ("default", "own", "every", "event"),
+    [
+        ("5s", "{event: true}", 15.0, True),
+        ("{every: 5s}", "{event: true}", 5.0, True),
+        ("{every: 5s, event: true}", "1s", 1.0, False),
+        ("{every: 5s, event: true}", "", 15.0, False),
+    ],
+)
+def test_a_heartbeat_is_a_duration_or_a_mapping(default: str, own: str, every: float, event: bool) -> None:
+    text = f"defaults: {{heartbeat: {default}}}\nroutes: [{{path: /e, exchange: x, heartbeat: {own}}}]"
+    heartbeat = parse(text, "x", Path(), {}).routes[0].heartbeat
+    assert (heartbeat.every, heartbeat.event) == (every, event)
+
+
+@pytest.mark.parametrize("text", ["0s", "{every: 0s}"])
+def test_a_heartbeat_of_no_time_is_a_mistake(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be above zero"):
+        parse(f"routes: [{{path: /e, exchange: x, heartbeat: {text}}}]", "x", Path(), {})

@@ -58,6 +58,8 @@ ROUTE = "routes: [{path: /e, exchange: x, "
         f"{ROUTE} backlog: {{events: '${{E:-5}}', bytes: 65536}}}}]",
         f"{ROUTE} retry: 2s-6s, max_age: 1h, heartbeat: 250ms}}]",
         f"{ROUTE} retry: 3s, max_age: null, where: {{type: a}}}}]",
+        f"{ROUTE} heartbeat: {{every: 5s, event: true}}}}]",
+        f"{ROUTE} heartbeat: {{event: '${{E:-true}}'}}}}]",
         "defaults: {heartbeat: 5s, declare: {type: topic, arguments: {a: [1, b]}}}",
     ],
 )
@@ -78,6 +80,9 @@ def test_good_values_pass_both(text: str) -> None:
         "routes: [{path: /e}]",
         "defaults: {path: /e}",
         f"{ROUTE} heartbeat: 5 s}}]",
+        f"{ROUTE} heartbeat: [5s]}}]",
+        f"{ROUTE} heartbeat: {{every: 5}}}}]",
+        f"{ROUTE} heartbeat: {{every: 5s, events: true}}}}]",
         f"{ROUTE} retry: 2-6}}]",
         f"{ROUTE} overload: 500}}]",
         f"{ROUTE} data: json}}]",
