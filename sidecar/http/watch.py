@@ -64,22 +64,23 @@ class Story:
         self._watched = watched
         self._may_publish = may_publish
         self._told: dict[str, RouteStatus] = {}
+        self._setup: object = None
         self._seen = 0
 
     def opening(self) -> bytes:
         """The first block: everything that does not change, and every route. What is recent follows as news."""
-        self._told = {}
         return sse.retry(1000) + self.snapshot()
 
     def snapshot(self) -> bytes:
-        """A block with the state now: whole where routes have come or gone, else only those whose counts changed."""
+        """A block with the state now: whole where the setup is another, else only the routes whose counts changed."""
         routes = {status.path: status for status in self._watched.routes()}
-        if routes.keys() != self._told.keys():
+        setup = (tuple(self._watched.addresses), tuple(_setup(status) for status in routes.values()))
+        if setup != self._setup:
             block = _block("overview", {**self._state(), **self._standing(), "routes": _plain(routes.values())})
         else:
             changed = (status for path, status in routes.items() if status != self._told[path])
             block = _block("change", {**self._state(), "routes": _plain(changed)})
-        self._told = routes
+        self._told, self._setup = routes, setup
         return block
 
     def _state(self) -> dict[str, object]:
@@ -111,6 +112,10 @@ class Story:
 
 def _meanings(reasons: Iterable[Reason]) -> dict[str, str]:
     return {reason.value: reason.meaning for reason in reasons}
+
+
+def _setup(status: RouteStatus) -> tuple[object, ...]:
+    return status.path, status.source, status.binding_keys, status.parameters, status.replay, status.access
 
 
 def _plain(records: Any) -> list[dict[str, Any]]:

@@ -139,6 +139,7 @@ export class EventLog {
 
   /** Call it once a second: says whether and how much is sampled; returns the median delay of what was shown. */
   second() {
+    this.show();
     const { matched, shown } = this.lately;
     this.lately = { matched: 0, shown: 0 };
     this.notice.textContent = this.paused

@@ -138,11 +138,7 @@ export class OverviewView {
     this.bounds = data.bounds;
     this.reasons = data.reasons;
     setText(byId("version"), data.version);
-    const before = new Map(this.rows);
-    this.rows.clear();
-    for (const route of data.routes) {
-      this.rows.set(route.path, before.get(route.path) ?? new Row(route, this.onPick));
-    }
+    this.rows = new Map(data.routes.map((route) => [route.path, new Row(route, this.onPick)]));
     byId("routes").replaceChildren(...[...this.rows.values()].map((row) => row.node));
     byId("no-routes").hidden = data.routes.length > 0;
     setText(byId("routes-count"), count(data.routes.length));
