@@ -65,19 +65,18 @@ class Reload:
         while True:
             await trio.sleep(self._every)
             now = await self._look()
-            if now != self._seen:
-                await self._settled(now)
+            if now != self._seen and await self._settled(now) != self._seen:  # a signal may have come in between
                 await self.now()
 
     async def _look(self) -> dict[Path, Stamp | None]:
         return await trio.to_thread.run_sync(stamps, self._files)
 
-    async def _settled(self, last: dict[Path, Stamp | None]) -> None:
+    async def _settled(self, last: dict[Path, Stamp | None]) -> dict[Path, Stamp | None]:
         while True:
             await trio.sleep(self._every)
             now = await self._look()
             if now == last:
-                return
+                return now
             last = now
 
     async def now(self) -> None:
@@ -105,6 +104,8 @@ class Reload:
             _log.error("the old configuration stays in force", file=str(self._path), mistakes=len(error.mistakes))
         except (OSError, ValueError) as error:
             _log.error("the old configuration stays in force", file=str(self._path), problem=str(error))
+        except Exception:  # a mistake of ours must not cost everybody's streams
+            _log.exception("this should not have happened; please report it")
         else:
             _log.info("configuration taken", file=str(self._path), routes=len(config.routes))
             self._name_what_waits(config)

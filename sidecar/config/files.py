@@ -34,7 +34,7 @@ def _paths(value: object) -> Iterator[Path]:
     if isinstance(value, Path):
         yield value
     elif isinstance(value, BaseModel):
-        yield from _paths(dict(value))
+        yield from _paths([each for _, each in value])
     elif isinstance(value, dict):
         yield from _paths(list(value.values()))
     elif isinstance(value, list | tuple):
