@@ -56,8 +56,7 @@ class Server:
 
 
 async def accept(sock: socket.socket, take: Callable[[socket.socket], object]) -> None:
-    """Accept on a bound socket until cancelled, and let each connection be taken."""
-    sock.listen(BACKLOG)
+    """Accept on a listening socket until cancelled, and let each connection be taken."""
     while True:
         await trio.lowlevel.wait_readable(sock)
         try:
@@ -74,7 +73,10 @@ async def accept(sock: socket.socket, take: Callable[[socket.socket], object]) -
 
 
 def bind(address: str) -> socket.socket:
-    """Bind ``host:port``, ``[v6]:port`` or ``unix:/path``. Raises `OSError` with the address in its text."""
+    """Listen on ``host:port``, ``[v6]:port`` or ``unix:/path``; who connects waits until `accept`.
+
+    Raises `OSError` with the address in its text.
+    """
     try:
         return _bind_unix(address[5:]) if address.startswith("unix:") else _bind_tcp(address)
     except OSError as error:
@@ -94,6 +96,7 @@ def _bind_tcp(address: str) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:
         sock.bind(where)
+        sock.listen(BACKLOG)  # not before this is an address taken for sure
     except OSError:
         sock.close()
         raise
@@ -108,6 +111,7 @@ def _bind_unix(path: str) -> socket.socket:
     sock.setblocking(False)
     try:
         sock.bind(path)
+        sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise

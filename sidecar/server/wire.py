@@ -100,7 +100,7 @@ class Wire:
         """Return the next bytes of the peer, ``b""`` when it has ended. Raises `OSError` on a broken connection."""
         if self._tls is None:
             return await self._receive_raw()
-        while True:
+        while not self.closed:
             try:
                 return self._tls.read(RECEIVE)
             except ssl.SSLWantReadError:
@@ -110,6 +110,7 @@ class Wire:
                 return b""
             except ssl.SSLError as error:
                 raise ConnectionResetError(str(error)) from error
+        return b""
 
     async def _feed_ciphertext(self) -> None:
         data = await self._receive_raw()
