@@ -5,7 +5,7 @@ import { copyFrom, element } from "./dom.js";
 import { bytes, clock, count, delay } from "./figures.js";
 import { preview, tree } from "./json-view.js";
 
-/** @typedef {import("./event-stream.js").ServerEvent} ServerEvent */
+/** @typedef {import("./sidecar.js").ServerEvent} ServerEvent */
 
 const ROWS = 200; // in the list
 const TICK = 150; // milliseconds between two looks at what has come
@@ -19,7 +19,10 @@ class Seen {
   constructor(event, arrived) {
     this.event = event;
     this.arrived = arrived;
-    [this.value, this.isJson] = parsed(event.data);
+    const [value, isJson] = parsed(event.data);
+    /** @type {unknown} */
+    this.value = value;
+    this.isJson = isJson;
     this.delay = delayOf(this.value, arrived);
   }
 }

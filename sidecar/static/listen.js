@@ -3,10 +3,11 @@
 
 import { byId, element, setText } from "./dom.js";
 import { EventLog } from "./event-log.js";
-import { Parser, Refused, read } from "./event-stream.js";
+import { Refused, read } from "./event-stream.js";
 import { bytes, count, delay, rate } from "./figures.js";
 import { curl, javascript, tail } from "./lines.js";
 import { Plot } from "./plot.js";
+import { Parser, utf8 } from "./sidecar.js";
 
 /** @typedef {import("./overview.js").RouteStatus} RouteStatus */
 
@@ -24,9 +25,6 @@ function sleep(milliseconds, signal) {
     signal.addEventListener("abort", abort, { once: true });
   });
 }
-
-/** A header field's value as UTF-8, which is how browsers send Last-Event-ID. @param {string} text */
-const utf8 = (text) => String.fromCharCode(...new TextEncoder().encode(text));
 
 export class ListenView {
   constructor() {
@@ -216,7 +214,7 @@ export class ListenView {
     }, 1000);
   }
 
-  /** @param {import("./event-stream.js").ServerEvent[]} events @param {number} size */
+  /** @param {import("./sidecar.js").ServerEvent[]} events @param {number} size */
   hear(events, size) {
     this.total += events.length;
     this.second.events += events.length;
