@@ -33,6 +33,7 @@ from sidecar.http.proxy import Proxy
 from sidecar.http.routes import CompiledRoute, carry_over, compile_routes
 from sidecar.http.status import RouteStatus, status_of
 from sidecar.http.stream import Streams
+from sidecar.http.subscribe import Offers
 from sidecar.http.upstream import Upstream
 from sidecar.hub.hub import Hub
 from sidecar.observe.metrics import Metrics, Tally
@@ -86,8 +87,9 @@ class Service:
         """The way to the application next door, where one is configured."""
         if self.config.upstream is None:
             return None
-        upstream = Upstream(self.config.upstream, self._deadlines)
-        return Proxy(upstream, Proxies.parse(self.config.trusted_proxies), self.metrics)
+        settings, proxies = self.config.upstream, Proxies.parse(self.config.trusted_proxies)
+        offers = Offers(settings.subscribe, self._streams, self.metrics, proxies) if settings.subscribe else None
+        return Proxy(Upstream(settings, self._deadlines), proxies, self.metrics, offers)
 
     def __repr__(self) -> str:
         return f"<Service {', '.join(self.addresses) or 'not started'}, {len(self._streams.open)} streams>"
@@ -151,7 +153,8 @@ class Service:
 
     def _take(self, door: Door, sock: socket.socket) -> None:
         """A connection was accepted: it goes to the worker with the fewest."""
-        if self._crew is None or not self._crew.hand_over(door.name, sock, fewer_than=self.connections):
+        rank = (not self.broker.connected, self.connections)
+        if self._crew is None or not self._crew.hand_over(door.name, sock, before=rank):
             self.admit(door.name, sock)
 
     def admit(self, door: str, sock: socket.socket) -> None:
@@ -198,7 +201,7 @@ class Service:
         if not same:
             self._proxy = self._application()
             if proxy is not None:
-                proxy.upstream.close()
+                proxy.retire(config.drain.within)
                 self._former = [each for each in (*self._former, proxy) if each.open]
         self._dispatch = Dispatch(routes, self._streams, self._proxy)
         self._keep_gates(routes)

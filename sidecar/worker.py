@@ -23,6 +23,8 @@ from sidecar.service import Service
 
 TELL_EVERY: Final = 0.5
 """Seconds between two reports."""
+CONNECT_WITHIN: Final = 5.0
+"""Seconds for the broker to answer; then this worker serves anyhow, as any that has lost the broker."""
 
 _log = structlog.get_logger("sidecar.workers")
 
@@ -84,6 +86,8 @@ class Worker:
             self._service.admit(*taken)
 
     async def _tell(self) -> None:
+        with trio.move_on_after(CONNECT_WITHIN):
+            await self._service.broker.wait_connected()
         while True:
             await self._send(self._report.next())
             await trio.sleep(TELL_EVERY)
