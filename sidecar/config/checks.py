@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from sidecar.config.access_checks import access_check
-from sidecar.config.model import EVENT_FIELDS, SOURCES, Declare, Reconnect
+from sidecar.config.model import DECIDED, EVENT_FIELDS, SOURCES, Declare, Reconnect
 from sidecar.config.tree import Finding, Location, Mapping, Place, Scalar, Tree, scalars
 from sidecar.config.values import GrammarError, bind_address, seconds, shown, template
 from sidecar.routing import PathPattern, PatternError
@@ -35,6 +35,23 @@ def cross_check(root: Mapping, folder: Path) -> Iterator[Finding]:
             for route_check in ROUTE_CHECKS:
                 for finding in route_check(route):
                     yield finding._replace(at=("routes", index, *finding.at))
+
+
+def _offers(root: Mapping) -> Iterator[Finding]:
+    """What the application may give out is checked as routes are; who may read it is not asked of a token."""
+    for index, offer in enumerate(_list(_mapping(root.get("upstream")).get("subscribe"))):
+        for check in OFFER_CHECKS if isinstance(offer, Mapping) else ():
+            for finding in check(_mapping(offer)):
+                yield finding._replace(at=("upstream", "subscribe", index, *finding.at))
+
+
+def _literal(offer: Mapping) -> Iterator[Finding]:
+    for key in sorted(DECIDED - {"binding_key"}):
+        if offer.get(key) is not None:
+            yield Finding((key,), "means nothing here: the application decides", "leave it out")
+    for at, text in scalars(offer.get("binding_key"), ("binding_key",)):
+        if _names(text):
+            yield Finding(at, "a placeholder without a path", "leave it out: the application says the keys")
 
 
 def _list(tree: Tree) -> list[Tree]:
@@ -299,6 +316,15 @@ CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
     _shapes,
     _declarations,
     _streams,
+    _offers,
+)
+OFFER_CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
+    _source,
+    _declare,
+    _replay,
+    _event,
+    _exchange_type,
+    _literal,
 )
 ROUTE_CHECKS: tuple[Callable[[Mapping], Iterator[Finding]], ...] = (
     access_check,

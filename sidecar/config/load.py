@@ -8,6 +8,7 @@ that could not even be read (a variable that is not set, say) is reported for th
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from collections.abc import Mapping as Environment
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from sidecar.config.checks import cross_check
 from sidecar.config.interpolate import interpolate
 from sidecar.config.mistakes import ConfigError, Mistake
-from sidecar.config.model import Config, RouteOptions
+from sidecar.config.model import DECIDED, Config, RouteOptions
 from sidecar.config.tree import Finding, Items, Mapping, Place, Tree, find, read
 from sidecar.config.verdicts import findings
 
@@ -59,15 +60,23 @@ def parse(text: str, name: str, folder: Path, environ: Environment[str, str] = o
 def merge_defaults(root: Mapping) -> None:
     """Put what `defaults` says into each route that does not say it itself; mappings are merged key by key.
 
-    An empty value in a route (``max_age:``) takes a default away.
+    An empty value in a route (``max_age:``) takes a default away. What the application may give out has the same
+    defaults, save what it decides itself.
     """
-    defaults, routes = root.get("defaults"), root.get("routes")
-    if isinstance(defaults, Mapping) and isinstance(routes, Items):
-        known = Mapping(defaults.place)
-        for key, value in defaults.items():
-            if key in RouteOptions.written():
-                known.put(defaults.keys_at[key], value)
-        routes[:] = [_merged(route, known) for route in routes]
+    defaults, upstream = root.get("defaults"), root.get("upstream")
+    if isinstance(defaults, Mapping):
+        _merge_into(root.get("routes"), defaults, without=())
+        if isinstance(upstream, Mapping):
+            _merge_into(upstream.get("subscribe"), defaults, without=DECIDED)
+
+
+def _merge_into(items: Tree, defaults: Mapping, without: Collection[str]) -> None:
+    known = Mapping(defaults.place)
+    for key, value in defaults.items():
+        if key in RouteOptions.written() and key not in without:
+            known.put(defaults.keys_at[key], value)
+    if isinstance(items, Items):
+        items[:] = [_merged(item, known) for item in items]
 
 
 def _merged(own: Tree, default: Tree) -> Tree:

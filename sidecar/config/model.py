@@ -110,21 +110,6 @@ class Admin(Settings):
     """Whether POST /publish/{exchange}/{routing_key} is served."""
 
 
-class UpstreamSettings(Settings):
-    """The application beside which this runs, over HTTP/1.1."""
-
-    url: UpstreamUrl
-    """http://host:port, or unix:/path."""
-    connect: Period = 5.0
-    """The time for a connection to it; then 504."""
-    answer: Period = 60.0
-    """The time from the request's last byte to the head of the answer; then 504."""
-    idle: Period = 300.0
-    """The longest silence in the midst of a request, an answer or a WebSocket, on either side; then it is cut."""
-    connections: Annotated[int, Field(ge=1)] = 1000
-    """The most connections to it at once; beyond them 503."""
-
-
 class Drain(Settings):
     """How the end comes."""
 
@@ -269,6 +254,36 @@ class Route(RouteOptions):
     """The source: an existing stream; binding_key filters on its messages' routing keys."""
     queue: QueueTemplate | None = None
     """The source: a queue whose messages the route's connections share; may hold placeholders."""
+
+
+DECIDED = frozenset({"access", "binding_headers", "binding_key", "prefetch", "where"})
+"""What of a route's options the application decides by what it gives out: no defaults go into an offer."""
+
+
+class Offer(RouteOptions):
+    """An exchange or a stream that the application may subscribe its clients to, and how that is served."""
+
+    exchange: ExchangeName | None = None
+    """The source: an exchange of the broker, subscribed live."""
+    stream: QueueName | None = None
+    """The source: an existing stream; binding keys filter on its messages' routing keys."""
+
+
+class UpstreamSettings(Settings):
+    """The application beside which this runs, over HTTP/1.1."""
+
+    url: UpstreamUrl
+    """http://host:port, or unix:/path."""
+    connect: Period = 5.0
+    """The time for a connection to it; then 504."""
+    answer: Period = 60.0
+    """The time from the request's last byte to the head of the answer; then 504."""
+    idle: Period = 300.0
+    """The longest silence in the midst of a request, an answer or a WebSocket, on either side; then it is cut."""
+    connections: Annotated[int, Field(ge=1)] = 1000
+    """The most connections to it at once; beyond them 503."""
+    subscribe: list[Offer] = Field(default_factory=list)
+    """What its answers may subscribe clients to by the field Sidecar-Subscribe; absent: nothing."""
 
 
 class Config(Settings):

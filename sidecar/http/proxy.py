@@ -11,7 +11,8 @@ What a client is to this room is `Client`; `sidecar.server.passage` has one for 
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
 
 import h11
 import structlog
@@ -19,11 +20,18 @@ import trio
 
 from sidecar.forwarded import Proxies
 from sidecar.http.passing import Fields, Head, RefusedError, answered, asked, trailers, upgrade
-from sidecar.http.upstream import Link, StaleError, Upstream, UpstreamError, encode
+from sidecar.http.upstream import Link, StaleError, Upstream, UpstreamError, encode, without_values
 from sidecar.observe.metrics import Metrics
+
+if TYPE_CHECKING:
+    from sidecar.http.dispatch import Spawn, Taken
+    from sidecar.http.stream import StreamOutlet
+    from sidecar.http.subscribe import Offers
 
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110 §9.2.2: may be sent again where a kept connection was closed meanwhile."""
+SUBSCRIBE: Final = b"sidecar-subscribe"
+"""The field by which the application subscribes its client (`sidecar.http.subscribe`)."""
 CLIENT_LEFT: Final = 499
 """What is counted for a client that left before the answer (nginx's number)."""
 
@@ -66,6 +74,9 @@ class Client(Protocol):
     def reply(self, status: int, text: str, *, last: bool) -> None:
         """Write a whole short answer of our own."""
 
+    def become(self, take: Callable[[StreamOutlet, Spawn], Taken]) -> None:
+        """Give the request to a taker, as if a route had taken it: the exchange has no more to say."""
+
     async def drain(self) -> None:
         """Send what is held; return when there is room for more."""
 
@@ -76,9 +87,11 @@ class Client(Protocol):
 class Proxy:
     """What all exchanges with one application share."""
 
-    def __init__(self, upstream: Upstream, proxies: Proxies, metrics: Metrics) -> None:
+    def __init__(self, upstream: Upstream, proxies: Proxies, metrics: Metrics, offers: Offers | None = None) -> None:
+        """``offers``: what the application may subscribe its clients to."""
         self.upstream = upstream
         self.proxies = proxies
+        self.offers = offers
         self.draining = False
         self.open: dict[Exchange, None] = {}
         self._metrics = metrics
@@ -96,6 +109,12 @@ class Proxy:
         self.open.pop(exchange, None)
         if not self.open:
             self._empty.set()
+
+    def retire(self, within: float) -> None:
+        """Another takes over from here: what is under way may end, streams given out end over so many seconds."""
+        self.upstream.close()
+        if self.offers is not None:
+            self.offers.retire(within)
 
     async def drain(self, within: float) -> None:
         """Return when the exchanges in flight have ended; after ``within`` seconds those left are cut.
@@ -161,7 +180,7 @@ class Exchange:
         except (RefusedError, UpstreamError) as error:
             self._fail(error)
         except h11.LocalProtocolError as error:
-            self._fail(UpstreamError(400, "this request cannot be sent on", str(error)))
+            self._fail(UpstreamError(400, "this request cannot be sent on", without_values(error)))
 
     def _fail(self, error: RefusedError | UpstreamError) -> None:
         """Say so to the client where nothing was said yet, and to the log."""
@@ -248,6 +267,9 @@ class Exchange:
                 self._whole = True
                 return
             elif isinstance(event, h11.Response):
+                if self._hand_over(event):
+                    self._exhaust(link)
+                    return
                 self._start(event)
             elif isinstance(event, h11.InformationalResponse):
                 if event.status_code == 101:
@@ -273,9 +295,26 @@ class Exchange:
         self._wait(self._proxy.upstream.settings.idle, 408, "the client does not read on")
         await self._client.drain()
 
+    def _hand_over(self, event: h11.Response) -> bool:
+        """Whether the application wants its client to hear events instead of this answer. Raises `UpstreamError`."""
+        offers = self._proxy.offers
+        take = offers.taker(self._head, event.status_code, list(event.headers)) if offers is not None else None
+        if take is None:
+            return False
+        self._code, self._whole = event.status_code, True
+        self._client.become(take)
+        return True
+
+    def _exhaust(self, link: Link) -> None:
+        """Read away what has come of a body nobody wants, so that the connection may be used again."""
+        while not isinstance(link.event(), h11.EndOfMessage | type):
+            pass
+
     def _start(self, event: h11.Response) -> None:
         self._code = status = event.status_code
         fields = answered(status, list(event.headers))
+        if self._proxy.offers is not None:
+            fields = [field for field in fields if field[0] != SUBSCRIBE]
         self._client.start(status, event.reason, fields, last=self._proxy.draining)
 
     def _inform(self, event: h11.InformationalResponse) -> None:

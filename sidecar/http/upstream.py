@@ -98,7 +98,7 @@ class Link:
         try:
             return self.http.next_event()
         except h11.RemoteProtocolError as error:
-            raise UpstreamError(502, "the application's answer is broken", str(error)) from error
+            raise UpstreamError(502, "the application's answer is broken", without_values(error)) from error
 
     def shut(self) -> None:
         """Say that no more will be sent."""
@@ -226,6 +226,11 @@ def _address(url: str) -> tuple[str, str, int]:
 
 def _authority(url: str) -> bytes:
     return b"localhost" if url.startswith("unix:") else urlsplit(url).netloc.encode("ascii")
+
+
+def without_values(error: h11.ProtocolError) -> str:
+    """What h11 has to say, without the bytes it quotes: they may be a secret's, and this is for the log."""
+    return str(error).partition(": ")[0].partition(" b'")[0].partition(' b"')[0]
 
 
 def encode(http: h11.Connection, *events: h11.Event) -> bytes:

@@ -8,6 +8,7 @@ held until the exchange has nothing more at hand, so that a small answer is one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -21,6 +22,8 @@ from sidecar.http.proxy import Exchange, Proxy
 from sidecar.server.intake import Intake
 
 if TYPE_CHECKING:
+    from sidecar.http.dispatch import Spawn, Taken
+    from sidecar.http.stream import StreamOutlet
     from sidecar.server.wire import Wire
 
 HALF_CLOSED_FOR: Final = 10.0
@@ -42,6 +45,9 @@ class Link1(Link, Protocol):
 
     connection: Any
 
+    def give(self, head: Head, take: Callable[[StreamOutlet, Spawn], Taken]) -> None:
+        """Put a taker in the passage's place."""
+
     async def recycle(self) -> None:
         """The exchange is over: use the connection again, or close it where that cannot be."""
 
@@ -58,6 +64,8 @@ class Passage:
         self.intake = intake
         self.started = False
         self.over = False
+        self.given = False
+        """Whether the request was given to somebody else."""
         self._exchange: Exchange | None = None
 
     def exchange(self, proxy: Proxy, head: Head) -> Exchange:
@@ -69,6 +77,11 @@ class Passage:
     def trailers(self) -> Fields:
         """The request's trailer fields."""
         return self.intake.trailers
+
+    def _hand_over(self) -> None:
+        """Somebody else has the request from here on."""
+        self.started = self.over = self.given = True
+        self.intake.close()
 
     def gone(self) -> None:
         """The client has left, or its connection has ended."""
@@ -189,10 +202,19 @@ class Passage1(Passage):
             self.write(body)
         self.end([])
 
+    def become(self, take: Callable[[StreamOutlet, Spawn], Taken]) -> None:
+        """Give the request to a taker."""
+        self._settle()
+        self._flush()
+        self._hand_over()
+        self._finished.set()
+        self._link.give(self._head, take)
+
     async def drain(self) -> None:
         """Write what is held, in one piece, and wait while the socket is full."""
         self._flush()
-        await self._link.wire.drain()
+        if not self.given:
+            await self._link.wire.drain()
 
     async def finish(self, *, broken: bool) -> None:
         """Use the connection again, or close it."""

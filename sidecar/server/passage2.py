@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -28,6 +28,9 @@ from sidecar.server.wire import HIGH_WATER
 if TYPE_CHECKING:
     from h2.connection import H2Connection
     from h2.stream import H2Stream
+
+    from sidecar.http.dispatch import Spawn, Taken
+    from sidecar.http.stream import StreamOutlet
 
 FINISH_WITHIN: Final = 5.0
 """Seconds a peer may take to open its window for a short answer of ours."""
@@ -55,6 +58,9 @@ class Link2(Link, Protocol):
 
     def acknowledge(self, octets: int, stream_id: int) -> None:
         """Open the windows again by so much."""
+
+    def give(self, stream_id: int, take: Callable[[StreamOutlet, Spawn], Taken]) -> None:
+        """Put a taker in the passage's place."""
 
     async def recycle(self, stream_id: int) -> None:
         """The exchange is over."""
@@ -137,6 +143,12 @@ class Passage2(Passage):
             self._held.append(body)
         self.end([])
 
+    def become(self, take: Callable[[StreamOutlet, Spawn], Taken]) -> None:
+        """Give the request to a taker, unless the client has left."""
+        if not self.over:
+            self._hand_over()
+            self._link.give(self._id, take)
+
     async def drain(self) -> None:
         """Write what is held as DATA frames, as the peer's windows and the socket have room."""
         rest = memoryview(b"".join(self._held))
@@ -175,7 +187,9 @@ class Passage2(Passage):
                 self._link.rst(self._id, NO_ERROR)  # the rest of the body is not wanted (RFC 9113 §8.1)
 
     async def finish(self, *, broken: bool) -> None:
-        """The stream is over."""
+        """The stream is over, or another's."""
+        if self.given:
+            return
         if not self.over:
             with trio.move_on_after(0 if broken else FINISH_WITHIN):
                 await self.drain()

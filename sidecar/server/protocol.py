@@ -26,12 +26,14 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import filter_pseudo_headers
+from priority import PriorityTree
 
-from sidecar.http.dispatch import Dispatch, Taken
+from sidecar.http.dispatch import Dispatch, Spawn, Taken
 from sidecar.http.listening import Listening
 from sidecar.http.passing import Fields, Head, upgrade
 from sidecar.http.proxy import Proxy
 from sidecar.http.request import Request, split_target
+from sidecar.http.stream import StreamOutlet
 from sidecar.server.http1 import Http1Outlet
 from sidecar.server.http2 import Cork, Http2Outlet
 from sidecar.server.outlet import Header
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from hypercorn.trio.worker_context import WorkerContext
 
     from sidecar.server.wire import Wire
+
+Taker = Callable[[StreamOutlet, Spawn], Taken]
 
 STREAMS_PER_CONNECTION: Final = 2000
 """Concurrent HTTP/2 streams on one connection (hypercorn's 100 would end a connection with more)."""
@@ -175,6 +179,13 @@ class Http1(H11Protocol):
         """Add the date, unless the application has (RFC 9110 §6.6.1)."""
         return fields if any(name == b"date" for name, _ in fields) else self._all(fields)
 
+    def give(self, head: Head, take: Taker) -> None:
+        """A passage's request is a taker's from here on."""
+        self.chunked, self._head_only = head.version == "1.1", False
+        place = _InPlace()
+        self.stream = place  # type: ignore[assignment]  # it is asked for `handle` only
+        place.taken = take(Http1Outlet(self), self.task_group.spawn)
+
     async def recycle(self) -> None:
         """Use the connection again, or close it where that cannot be."""
         await self._maybe_recycle()
@@ -222,6 +233,8 @@ class Http2(H2Protocol):
         self.room = trio.lowlevel.ParkingLot()
         """Where passages wait for a window or the socket."""
         self.wire.on_room = self._refill
+        # hypercorn's tree has places for 1000, and one request more would end the connection.
+        self.priority = PriorityTree(maximum_streams=2 * STREAMS_PER_CONNECTION)
         self._upgrading = False
         given = {SettingCodes(code): value for code, value in self.connection.local_settings.items()}
         given[SettingCodes.INITIAL_WINDOW_SIZE] = UPLOAD
@@ -326,6 +339,13 @@ class Http2(H2Protocol):
     def acknowledge(self, octets: int, stream_id: int) -> None:
         """Open the windows again for what was taken of a body (RFC 9113 §6.9)."""
         self._do(lambda: self.connection.acknowledge_received_data(octets, stream_id))
+
+    def give(self, stream_id: int, take: Taker) -> None:
+        """A passage's request is a taker's from here on."""
+        place = _InPlace()
+        self.streams[stream_id] = place  # type: ignore[assignment]  # asked for `handle` and `idle` only
+        outlet = Http2Outlet(self, stream_id, self.connection.streams[stream_id])
+        place.taken = take(outlet, self.task_group.spawn)
 
     async def recycle(self, stream_id: int) -> None:
         """An exchange is over."""
