@@ -23,7 +23,7 @@ from yarl import URL
 
 from sidecar.amqp import Delivery, Splitter
 from sidecar.broker.messages import the_door, why_not_connected, words
-from sidecar.broker.port import BrokerAway
+from sidecar.broker.port import BrokerAway, BrokerRefused
 from sidecar.broker.transport import Transport, connect, open_stream
 
 T = TypeVar("T")
@@ -34,6 +34,9 @@ CONNECT_WITHIN: Final = 10.0
 
 CLOSE_WITHIN: Final = 2.0
 """Seconds for a polite end, before the socket is closed anyway."""
+
+_MOST_CHANNELS: Final = 65535
+"""Where the broker sets no limit (AMQP 0-9-1 §4.2.3: a channel is a short)."""
 
 PORTS: Final = {"amqp": 5672, "amqps": 5671}
 
@@ -163,7 +166,12 @@ class Link:
         """Open a channel (asyncio), with publisher confirms where asked."""
         if self._amqp is None or not self.alive:
             raise BrokerAway("the broker is not connected")
-        return await self._amqp.channel(publisher_confirms=confirms)
+        # aiormq's own numbers pass the broker's limit, which costs the whole connection.
+        most = self._amqp.connection_tune.channel_max or _MOST_CHANNELS
+        number = next((number for number in range(1, most + 1) if number not in self._amqp.channels), None)
+        if number is None:
+            raise BrokerRefused(f"all {most} channels of the connection are in use: raise the broker's channel_max")
+        return await self._amqp.channel(number, publisher_confirms=confirms)
 
     def consumer(self, take: Consumer) -> str:
         """A new consumer tag; its deliveries go to `take`, in batches, from the task that reads the socket."""
@@ -175,6 +183,11 @@ class Link:
     def forget(self, consumer_tag: str) -> None:
         """Drop what still comes for a consumer that was cancelled."""
         self._consumers.pop(consumer_tag, None)
+
+    def dismiss(self, consumer_tag: str) -> None:
+        """Forget a consumer for good: its channel is closed, nothing comes any more."""
+        self.forget(consumer_tag)
+        self._splitter.discard(consumer_tag)
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         first = deliveries[0].consumer_tag

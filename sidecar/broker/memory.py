@@ -1,119 +1,40 @@
-"""The embedded broker behind ``memory://``: exchanges, bindings and taps in this process, nothing on a network.
+"""The embedded broker behind ``memory://``: exchanges, taps, streams and queues in this process, nothing on a network.
 
-Strategy: an exchange is an index of bindings (the hub's own, see `sidecar.topic`) whose values are taps. A publish
-looks up the taps and calls their sinks one after the other before it returns, so order is the order of publishing and
-nothing is ever queued here. What RabbitMQ refuses is refused, in RabbitMQ's words.
+Strategy: an exchange is an index of bindings whose values are taps, streams and queues. A publish looks them up and
+calls one after the other before it returns, so order is the order of publishing; a tap's sink hears a message at once,
+a stream or a queue keeps it for its readers within `sidecar.broker.memory_message.SHELF_BYTES`. What RabbitMQ refuses
+is refused, in RabbitMQ's words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import count
 
 import trio
 
-from sidecar.amqp import Delivery, Properties
+from sidecar.amqp import Properties
 from sidecar.broker.exchanges import PREDECLARED, check_key, check_tappable, check_type
-from sidecar.broker.port import Binding, BrokerAway, BrokerRefused, Declaration, Exchange, Sink
-from sidecar.topic import Index, index_for
+from sidecar.broker.memory_exchange import Destination, MemoryExchange, MemoryTap
+from sidecar.broker.memory_message import Message
+from sidecar.broker.memory_queue import MemoryConsumer, MemoryQueue
+from sidecar.broker.memory_store import Kept, Store
+from sidecar.broker.memory_stream import MemoryReader
+from sidecar.broker.port import (
+    Binding,
+    BrokerAway,
+    BrokerRefused,
+    Declaration,
+    Exchange,
+    Offset,
+    ReadSink,
+    Sink,
+    StreamQueue,
+    WorkQueue,
+)
 
 _NO_PROPERTIES = Properties()
-
-
-class _Exchange:
-    """A declared exchange and its bindings."""
-
-    def __init__(self, name: str, declaration: Declaration) -> None:
-        self.name = name
-        self.declaration = declaration
-        self.index: Index[MemoryTap] = index_for(declaration.type)
-
-    def check_same(self, wanted: Declaration) -> None:
-        """Raise `BrokerRefused` where a declaration differs from the exchange (§1.7.2.1, equivalence)."""
-        for argument, current, received in zip(
-            ("type", "durable", "auto_delete", "internal", "alternate-exchange"),
-            _compared(self.declaration),
-            _compared(wanted),
-            strict=True,
-        ):
-            if current != received:
-                raise BrokerRefused(
-                    f"inequivalent arg '{argument}' for exchange '{self.name}': "
-                    f"received {_said(received)} but current is {_said(current)}"
-                )
-
-
-def _compared(each: Declaration) -> tuple[object, ...]:
-    """What RabbitMQ compares; other arguments may differ."""
-    return (each.type, each.durable, each.auto_delete, each.internal, each.arguments.get("alternate-exchange"))
-
-
-def _said(value: object) -> str:
-    return "none" if value is None else f"'{str(value).lower() if isinstance(value, bool) else value}'"
-
-
-class MemoryTap:
-    """One exclusive queue, which is no queue: its sink hears each message at once."""
-
-    def __init__(self, broker: MemoryBroker, exchange: _Exchange, sink: Sink, consumer_tag: str) -> None:
-        self._broker = broker
-        self._exchange = exchange
-        self._sink = sink
-        self._consumer_tag = consumer_tag
-        self._delivery_tags = count(1)
-        self._bindings: set[Binding] = set()
-        self._open = True
-
-    @property
-    def exchange_type(self) -> str:
-        """What the exchange is."""
-        return self._exchange.declaration.type
-
-    async def bind(self, binding: Binding) -> None:
-        """Add a binding; it stands at once."""
-        await trio.lowlevel.checkpoint()
-        self._broker.check_connected()
-        check_key(binding.key)
-        if not self._open:
-            raise BrokerRefused(f"the tap on exchange '{self._exchange.name}' is closed")
-        self._broker.check_stands(self._exchange)
-        if binding in self._bindings:
-            return
-        try:
-            self._exchange.index.add(binding.key, binding.headers, self)
-        except ValueError as error:
-            raise BrokerRefused(str(error)) from None
-        self._bindings.add(binding)
-
-    async def unbind(self, binding: Binding) -> None:
-        """Remove a binding; one that does not stand is no mistake."""
-        await trio.lowlevel.checkpoint()
-        self._drop(binding)
-
-    async def aclose(self) -> None:
-        """Remove the tap and its bindings."""
-        self._open = False
-        for binding in tuple(self._bindings):
-            self._drop(binding)
-        self._broker.taps.discard(self)
-        await trio.lowlevel.checkpoint()
-
-    def _drop(self, binding: Binding) -> None:
-        if binding in self._bindings:
-            self._bindings.discard(binding)
-            self._exchange.index.discard(binding.key, binding.headers, self)
-            self._broker.forget_if_unused(self._exchange)
-
-    def deliver(self, exchange: str, routing_key: str, body: bytes, properties: Properties) -> None:
-        """Hand one message to the sink."""
-        tag = next(self._delivery_tags)
-        self._sink.deliver(
-            [Delivery(self._consumer_tag, tag, False, exchange, routing_key, body, properties=properties)]
-        )
-
-    def lost(self) -> None:
-        """Tell the sink that the broker has stopped."""
-        self._sink.lost()
+_NOT_RUNNING = "the embedded broker is not running"
 
 
 class MemoryBroker:
@@ -121,35 +42,35 @@ class MemoryBroker:
 
     def __init__(self) -> None:
         self.taps: set[MemoryTap] = set()
-        self._exchanges = {name: _Exchange(name, Declaration(type_)) for name, type_ in PREDECLARED.items()}
+        self._exchanges = {name: self._make(name, Declaration(type_)) for name, type_ in PREDECLARED.items()}
+        self._store = Store()
         self._consumers = count(1)
         self._running = trio.Event()
-        self._stopped = False
         self.reconnects = 0
 
     @property
     def connected(self) -> bool:
         """Whether `run` runs."""
-        return self._running.is_set() and not self._stopped
+        return self._running.is_set()
 
     @property
     def problem(self) -> str | None:
         """Why nothing flows: only because nobody runs it."""
-        return None if self.connected else "the embedded broker is not running"
+        return None if self.connected else _NOT_RUNNING
 
     def __repr__(self) -> str:
-        return f"<MemoryBroker {len(self._exchanges)} exchanges {len(self.taps)} taps>"
+        return f"<MemoryBroker {len(self._exchanges)} exchanges {len(self.taps)} taps {len(self._store)} queues>"
 
     async def run(self) -> None:
-        """Be there until cancelled; then every tap is lost."""
-        self._stopped = False
+        """Be there until cancelled; then every tap is lost, and every reader and consumer has ended."""
         self._running.set()
         try:
             await trio.sleep_forever()
         finally:
-            self._stopped = True
+            self._running = trio.Event()
             for tap in tuple(self.taps):
                 tap.lost()
+            self._store.end(BrokerAway(_NOT_RUNNING))
 
     async def wait_connected(self) -> None:
         """Return once `run` has begun."""
@@ -158,7 +79,9 @@ class MemoryBroker:
     def check_connected(self) -> None:
         """Raise `BrokerAway` unless it runs."""
         if not self.connected:
-            raise BrokerAway("the embedded broker is not running")
+            raise BrokerAway(_NOT_RUNNING)
+
+    # Exchanges
 
     def declare(self, name: str, declaration: Declaration) -> None:
         """Declare an exchange. Raises `BrokerRefused` for another of that name, a reserved name or an unknown type."""
@@ -169,16 +92,14 @@ class MemoryBroker:
         elif name.startswith("amq."):
             raise BrokerRefused(f"exchange name '{name}' contains reserved prefix 'amq.*'")
         else:
-            self._exchanges[name] = _Exchange(name, declaration)
+            self._exchanges[name] = self._make(name, declaration)
 
     async def tap(self, exchange: Exchange, sink: Sink) -> MemoryTap:
         """Open a tap, without bindings yet; declares the exchange where that is asked."""
         await trio.lowlevel.checkpoint()
         self.check_connected()
         check_tappable(exchange.name)
-        if exchange.declare is not None:
-            self.declare(exchange.name, exchange.declare)
-        tap = MemoryTap(self, self._exchange(exchange.name), sink, f"memory.{next(self._consumers)}")
+        tap = MemoryTap(self._declared(exchange), sink, self._consumer_tag(), self.check_connected, self.taps)
         self.taps.add(tap)
         return tap
 
@@ -187,37 +108,81 @@ class MemoryBroker:
         await trio.lowlevel.checkpoint()
         self.check_connected()
         check_key(routing_key)
-        if not exchange:
-            return  # the default exchange routes to named queues, and here is none
-        target = self._exchange(exchange)
-        if target.declaration.internal:
-            raise BrokerRefused(f"cannot publish to internal exchange '{exchange}'")
-        known = properties or _NO_PROPERTIES
-        for tap in self._route(target, routing_key, known):
-            tap.deliver(exchange, routing_key, body, known)
+        message = Message(exchange, routing_key, body, properties or _NO_PROPERTIES)
+        for destination in self._route(message):
+            destination.take(message)
+        self._store.shelf.tidy()
 
-    def _route(self, exchange: _Exchange, routing_key: str, properties: Properties) -> Collection[MemoryTap]:
-        """The taps a message goes to; where there is none, those of the alternate exchange, and so on, never twice."""
+    def _route(self, message: Message) -> Collection[Destination]:
+        """Where a message goes; where that is nowhere, as the alternate exchange says, and so on, never twice."""
+        if not message.exchange:  # the default exchange routes to queues by their names (§3.1.3.1)
+            kept = self._store.find(message.routing_key)
+            return [kept] if kept is not None else []
+        exchange = self._exchange(message.exchange)
+        if exchange.declaration.internal:
+            raise BrokerRefused(f"cannot publish to internal exchange '{message.exchange}'")
         passed: set[str] = set()
         while True:
-            taps = exchange.index.match(routing_key, lambda: properties.headers)
+            found = exchange.index.match(message.routing_key, lambda: message.properties.headers)
             passed.add(exchange.name)
             alternate = exchange.declaration.arguments.get("alternate-exchange")
-            if taps or alternate in passed or not isinstance(alternate, str) or alternate not in self._exchanges:
-                return taps
+            if found or alternate in passed or not isinstance(alternate, str) or alternate not in self._exchanges:
+                return found
             exchange = self._exchanges[alternate]
 
-    def _exchange(self, name: str) -> _Exchange:
+    def _declared(self, exchange: Exchange) -> MemoryExchange:
+        if exchange.declare is not None:
+            self.declare(exchange.name, exchange.declare)
+        return self._exchange(exchange.name)
+
+    def _exchange(self, name: str) -> MemoryExchange:
         if name not in self._exchanges:
             raise BrokerRefused(f"no exchange '{name}'")
         return self._exchanges[name]
 
-    def check_stands(self, exchange: _Exchange) -> None:
-        """Raise `BrokerRefused` when this very exchange is there no more."""
-        if self._exchanges.get(exchange.name) is not exchange:
-            raise BrokerRefused(f"no exchange '{exchange.name}'")
+    def _make(self, name: str, declaration: Declaration) -> MemoryExchange:
+        return MemoryExchange(name, declaration, self._unused)
 
-    def forget_if_unused(self, exchange: _Exchange) -> None:
+    def _unused(self, exchange: MemoryExchange) -> None:
         """Delete an auto-delete exchange that has lost its last binding (§1.7.2.1.6)."""
-        if exchange.declaration.auto_delete and not len(exchange.index):
+        if exchange.declaration.auto_delete:
+            exchange.stands = False
             self._exchanges.pop(exchange.name, None)
+
+    # Streams and queues
+
+    async def open_stream(self, stream: StreamQueue) -> None:
+        """Declare and bind a stream, or find it."""
+        await trio.lowlevel.checkpoint()
+        self.check_connected()
+        self._bind(self._store.stream(stream), stream.bindings)
+
+    async def read_stream(
+        self, name: str, offset: Offset, sink: ReadSink, *, window: int, filters: Sequence[str] = ()
+    ) -> MemoryReader:
+        """Read a stream; ``filters`` are a hint that it does not take."""
+        await trio.lowlevel.checkpoint()
+        self.check_connected()
+        return self._store.stream_named(name).read(offset, sink, window, self._consumer_tag())
+
+    async def consume(self, queue: WorkQueue, sink: ReadSink, *, prefetch: int) -> MemoryConsumer:
+        """Declare and bind a queue where that is asked, and consume it."""
+        await trio.lowlevel.checkpoint()
+        self.check_connected()
+        kept = self._store.queue(queue)
+        self._bind(kept, queue.bindings)
+        if not isinstance(kept.queue, MemoryQueue):
+            raise BrokerRefused(f"'{queue.name}' is a stream: serve it by a route with stream")
+        return kept.queue.consume(sink, prefetch, self._consumer_tag())
+
+    def delete_queue(self, name: str) -> None:
+        """Delete a stream or a queue, with what is in it; one that does not stand is no mistake."""
+        self._store.delete(name)
+
+    def _bind(self, kept: Kept, bindings: Sequence[tuple[Exchange, Binding]]) -> None:
+        for exchange, binding in bindings:
+            check_tappable(exchange.name)
+            kept.bindings.add(self._declared(exchange), binding)
+
+    def _consumer_tag(self) -> str:
+        return f"memory.{next(self._consumers)}"

@@ -103,10 +103,14 @@ class WorkQueue:
 
 
 class ReadSink(Protocol):
-    """Who hears a `Reader` or a `Consumer`. Every method is synchronous, quick, and must not raise."""
+    """Who hears a `Reader` or a `Consumer`. Every method is synchronous, quick, and must not raise.
+
+    It may be called before `Broker.read_stream` or `Broker.consume` has returned, and may itself call
+    `Reader.credit` or `Consumer.acknowledge`.
+    """
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
-        """Take what arrived in one read of the broker's socket, in order; of a stream, `Delivery.offset` is set."""
+        """Take what arrived in one read of the broker's socket, in order (see `sidecar.cursor.offset_of`)."""
 
     def ended(self, error: BrokerError) -> None:
         """No more will come: `BrokerAway` with the connection, `BrokerRefused` where stream or queue was deleted."""
@@ -169,7 +173,7 @@ class Tap(Protocol):
 
 
 class Broker(Protocol):
-    """A connection to a broker, kept up by `run`."""
+    """A connection to a broker, kept up by `run`; and what it keeps, in streams and in queues."""
 
     reconnects: int
     """How often it came back."""
@@ -194,12 +198,8 @@ class Broker(Protocol):
     async def publish(self, exchange: str, routing_key: str, body: bytes, properties: Properties | None = None) -> None:
         """Publish one message; return when the broker has confirmed it. Raises `BrokerAway`, `BrokerRefused`."""
 
-
-class QueueBroker(Broker, Protocol):
-    """A broker that keeps messages: in streams and in queues."""
-
-    async def open_stream(self, stream: StreamQueue) -> int:
-        """Declare and bind a stream, or find it; return how many messages it holds (0 only for an empty one).
+    async def open_stream(self, stream: StreamQueue) -> None:
+        """Declare and bind a stream, or find it.
 
         Raises `BrokerAway`, or `BrokerRefused` where it exists with other arguments, is no stream, or is missing.
         """
@@ -209,8 +209,9 @@ class QueueBroker(Broker, Protocol):
     ) -> Reader:
         """Read a stream from an offset on, at most ``window`` messages ahead of `Reader.credit`.
 
-        An offset outside of the stream is clamped to its nearest end, in silence; compare what arrives. ``filters``
-        are values of ``x-stream-filter``: a hint that brokers before 3.13 ignore, and that lets others through too.
+        An offset that retention has passed is clamped to the oldest message, in silence; one that the stream has not
+        reached is waited for, and nothing comes before it: compare what arrives. ``filters`` are values of
+        ``x-stream-filter``: a hint that brokers before 3.13 ignore, and that lets others through too.
         Raises `BrokerAway`, `BrokerRefused`.
         """
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import aiormq.exceptions
@@ -26,10 +26,22 @@ from pydantic import SecretStr
 from yarl import URL
 
 from sidecar.amqp import Properties
+from sidecar.broker import readers
 from sidecar.broker.exchanges import check_key
 from sidecar.broker.link import Link, place
 from sidecar.broker.messages import to_pamqp, translated, words
-from sidecar.broker.port import BrokerAway, BrokerError, BrokerRefused, Exchange, Sink
+from sidecar.broker.port import (
+    BrokerAway,
+    BrokerError,
+    BrokerRefused,
+    Exchange,
+    Offset,
+    ReadSink,
+    Sink,
+    StreamQueue,
+    WorkQueue,
+)
+from sidecar.broker.readers import Consuming
 from sidecar.broker.taps import RabbitTap
 from sidecar.config.model import BrokerTls, Reconnect
 
@@ -75,6 +87,7 @@ class RabbitMQ:
         self._link: Link | None = None
         self._nursery: trio.Nursery | None = None
         self._taps: set[RabbitTap] = set()
+        self._readings: set[Consuming] = set()
         self._publisher: _Publisher | None = None
 
     def __repr__(self) -> str:
@@ -92,12 +105,15 @@ class RabbitMQ:
 
     async def run(self) -> None:
         """Connect and keep connected until cancelled."""
-        async with trio_asyncio.open_loop() as loop:
-            loop.set_exception_handler(_log_stray)
-            try:
-                await self._keep_connected(loop)
-            finally:
-                self._problem = "stopped"
+        try:
+            async with trio_asyncio.open_loop() as loop:
+                loop.set_exception_handler(_log_stray)
+                try:
+                    await self._keep_connected(loop)
+                finally:
+                    self._problem = "stopped"
+        except* aiormq.exceptions.AMQPError as strays:  # aiormq's own tasks, whose channels were just being closed
+            _log.debug("left at the end", errors=[str(stray) for stray in strays.exceptions])
 
     async def wait_connected(self) -> None:
         """Return once connected."""
@@ -118,6 +134,37 @@ class RabbitMQ:
             raise BrokerAway(self._problem or "the broker is not connected")
         self._taps = {each for each in self._taps if not each.closed} | {tap}
         return tap
+
+    async def open_stream(self, stream: StreamQueue) -> None:
+        """Declare and bind a stream, or find it."""
+        link = self._live_link()
+        await link.call(readers.open_stream(link, stream))
+
+    async def read_stream(
+        self, name: str, offset: Offset, sink: ReadSink, *, window: int, filters: Sequence[str] = ()
+    ) -> Consuming:
+        """Read a stream."""
+        reader, link = Consuming(name, sink, self._readings.discard), self._live_link()
+        return await self._begin(reader, link, readers.open_reader(reader, link, offset, window, filters))
+
+    async def consume(self, queue: WorkQueue, sink: ReadSink, *, prefetch: int) -> Consuming:
+        """Declare and bind a queue where that is asked, and consume it."""
+        consumer, link = Consuming(queue.name, sink, self._readings.discard), self._live_link()
+        return await self._begin(consumer, link, readers.open_consumer(consumer, link, queue, prefetch))
+
+    async def _begin(self, reading: Consuming, link: Link, opening: Coroutine[Any, Any, None]) -> Consuming:
+        try:
+            await link.call(opening)
+            if link is not self._link:
+                raise BrokerAway(self._problem or "the broker is not connected")
+        except BaseException:
+            reading.stop()
+            if link.alive:
+                link.start(reading.close())
+            raise
+        if not reading.over:
+            self._readings.add(reading)
+        return reading
 
     async def publish(self, exchange: str, routing_key: str, body: bytes, properties: Properties | None = None) -> None:
         """Publish one message and wait for the broker's confirmation; while an alarm blocks it, until cancelled.
@@ -196,6 +243,8 @@ class RabbitMQ:
             if not tap.closed and tap.standing:
                 tap.fall()
                 tap.sink.lost()
+        for reading in tuple(self._readings):
+            reading.end(BrokerAway(problem))
 
     def _say(self, problem: str) -> None:
         if problem not in (self._problem, "stopped"):

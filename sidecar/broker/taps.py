@@ -131,7 +131,7 @@ class RabbitTap:
         self._tag = link.consumer(self._take)
         channel.on_consumer_cancel_callbacks.add(lambda _: self._down(channel))
         channel.closing.add_done_callback(lambda _: self._down(channel))
-        await channel.basic_consume(self._queue, _never, no_ack=True, consumer_tag=self._tag)
+        await channel.basic_consume(self._queue, never, no_ack=True, consumer_tag=self._tag)
         async with self._lock:
             await self._bind_all(link, tuple(self._wanted))
             if channel.is_closed or self._link is not link:
@@ -227,7 +227,7 @@ class RabbitTap:
         await self._close()
 
 
-async def _never(message: object) -> None:
+async def never(message: object) -> None:
     """Stand in for the callback of consumers whose deliveries the splitter takes out before aiormq sees them."""
     raise AssertionError(f"a delivery went past the splitter: {message!r}")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 import structlog
 import trio
 
-from sidecar.broker.port import BrokerAway, BrokerError, BrokerRefused, Exchange, QueueBroker, WorkQueue
+from sidecar.broker.port import Broker, BrokerAway, BrokerError, BrokerRefused, Exchange, WorkQueue
 from sidecar.deadlines import Deadlines
 from sidecar.hub.exchange import ExchangeSource
 from sidecar.hub.queue import QueueSubscription
@@ -31,7 +31,7 @@ class Hub:
     """All subscriptions of this process on one broker."""
 
     def __init__(
-        self, broker: QueueBroker, deadlines: Deadlines, *, flush: Callable[[], None], linger: float = LINGER
+        self, broker: Broker, deadlines: Deadlines, *, flush: Callable[[], None], linger: float = LINGER
     ) -> None:
         """``flush`` writes what the lanes have corked, after each batch."""
         self.broker = broker

@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from sidecar.amqp import Delivery
-from sidecar.broker.port import BrokerError, Offset, QueueBroker, Reader
+from sidecar.broker.port import Broker, BrokerError, Offset, Reader
 
 WINDOW: Final = 256
 """Messages that the broker may send ahead of what has been dealt with."""
@@ -70,7 +70,7 @@ class Reading:
 
 
 @asynccontextmanager
-async def reading(broker: QueueBroker, stream: str, offset: Offset) -> AsyncIterator[Reading]:
+async def reading(broker: Broker, stream: str, offset: Offset) -> AsyncIterator[Reading]:
     """Read a stream from an offset on, for as long as the block lasts. Raises `BrokerAway`, `BrokerRefused`."""
     sink = Reading()
     sink.reader = await broker.read_stream(stream, offset, sink, window=WINDOW)

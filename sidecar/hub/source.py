@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from sidecar.broker.port import Binding, BrokerError, Exchange, QueueBroker, StreamQueue
+from sidecar.broker.port import Binding, Broker, BrokerError, Exchange, StreamQueue
 from sidecar.deadlines import Deadlines
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Source(Protocol):
 class Ground(Protocol):
     """What the hub lends its sources."""
 
-    broker: QueueBroker
+    broker: Broker
     deadlines: Deadlines
 
     def later(self, call: Callable[..., object], *args: object) -> None:

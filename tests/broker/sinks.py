@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import trio
 
 from sidecar.amqp import Delivery
-from sidecar.broker.port import BrokerRefused
+from sidecar.broker.port import BrokerError, BrokerRefused
+from sidecar.cursor import offset_of
 
 PATIENCE = 20.0
 
@@ -65,3 +66,51 @@ class Recorder:
     @property
     def bodies(self) -> list[bytes]:
         return [each.body for each in self.deliveries]
+
+
+class ReadRecorder:
+    """Hears a reader or a consumer; credits or acknowledges only when the test says so, or at once."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self.errors: list[BrokerError] = []
+        self.on_delivery: Callable[[Sequence[Delivery]], None] = lambda _: None
+        self._changed = trio.Event()
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        self.deliveries.extend(deliveries)
+        self.on_delivery(deliveries)
+        self._wake()
+
+    def ended(self, error: BrokerError) -> None:
+        self.errors.append(error)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def until(self, true: Callable[[], object]) -> None:
+        """Wait until it is true, looked at again whenever something was heard."""
+        with trio.fail_after(PATIENCE):
+            while not true():
+                await self._changed.wait()
+
+    async def until_bodies(self, *bodies: bytes) -> None:
+        """Wait until these were heard, exactly and in this order."""
+        await self.until(lambda: len(self.deliveries) >= len(bodies))
+        assert self.bodies == list(bodies)
+
+    async def until_ended(self) -> BrokerError:
+        """Wait for the end; returns the error."""
+        await self.until(lambda: self.errors)
+        (error,) = self.errors
+        return error
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [each.body for each in self.deliveries]
+
+    @property
+    def offsets(self) -> list[int]:
+        return [offset_of(each) for each in self.deliveries]

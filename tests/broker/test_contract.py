@@ -19,20 +19,6 @@ from tests.broker.sinks import PATIENCE, Recorder
 END = "the.end"
 
 
-@pytest.fixture(params=["memory", "rabbitmq"])
-def url(request: pytest.FixtureRequest) -> str:
-    return "memory://" if request.param == "memory" else request.getfixturevalue("vhost_url")
-
-
-@pytest.fixture
-async def broker(url: str, nursery: trio.Nursery) -> Broker:
-    opened = open_broker(BrokerSettings(url=[url]))
-    nursery.start_soon(opened.run)
-    with trio.fail_after(PATIENCE):
-        await opened.wait_connected()
-    return opened
-
-
 def declared(type_: str, name: str = "", **more: object) -> Exchange:
     return Exchange(name or f"test.{type_}", Declaration(type_, **more))  # type: ignore[arg-type]
 

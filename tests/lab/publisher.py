@@ -32,6 +32,14 @@ class Publisher:
         """Delete an exchange."""
         self._channel.exchange_delete(name)
 
+    def queue(self, name: str, **options: Any) -> None:
+        """Declare a queue, or a stream."""
+        self._channel.queue_declare(name, **options)
+
+    def delete_queue(self, name: str) -> None:
+        """Delete a queue, or a stream, with what is in it."""
+        self._channel.queue_delete(name)
+
     def publish(
         self,
         exchange: str,
