@@ -47,7 +47,7 @@ export function tree(value, depth = 0) {
   if (entries.length === 0) return element("span", { className: "json-empty" }, list ? "[]" : "{}");
   const size = `${entries.length} ${list ? "item" : "key"}${entries.length === 1 ? "" : "s"}`;
   const summary = element("summary", {}, list ? "[…] " : "{…} ", element("small", {}, size));
-  const folded = element("details", { className: "json", open: depth < 2 }, summary);
+  const folded = element("details", { className: "json", open: depth < 3 }, summary);
   const items = entries.slice(0, 500).map(([name, item]) => entry(list ? null : name, item, depth));
   folded.append(element("ul", {}, ...items));
   if (entries.length > 500) folded.append(element("p", { className: "json-empty" }, `${entries.length - 500} more`));

@@ -57,7 +57,7 @@ export class ListenView {
       if (this.stop) this.stop.abort();
       else this.start();
     });
-    byId("listen-form").addEventListener("input", () => this.describe());
+    for (const kind of ["input", "change"]) byId("listen-form").addEventListener(kind, () => this.describe());
     byId("listen-route").addEventListener("change", () => this.askParameters());
     byId("listen-away").addEventListener("click", () => this.comeBackLater());
     byId("listen-filter").addEventListener("input", (/** @type {any} */ event) => (this.log.filter = event.target.value));
