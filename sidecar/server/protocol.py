@@ -26,7 +26,7 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import filter_pseudo_headers
-from priority import PriorityTree
+from priority.priority import PriorityTree
 
 from sidecar.http.dispatch import Dispatch, Spawn, Taken
 from sidecar.http.listening import Listening

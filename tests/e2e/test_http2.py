@@ -117,3 +117,15 @@ async def test_the_connection_outlives_a_stream_that_the_server_ended(client: Cl
     again = await connection.get(f"/plain/{name}")
     await again.response.until_open()
     assert connection.broken is None
+
+
+async def test_more_requests_at_once_than_a_tree_of_priorities_has_places_for(client: Client, name: str) -> None:
+    connection = await wire.open_http2(client.nursery, client.service.http)
+    kept = (await connection.get(f"/plain/{name}")).response
+    await kept.until_open()
+    streams = [await connection.get("/nowhere", flush=False) for _ in range(1_200)]
+    await connection.flush()
+    for stream in streams:
+        assert await stream.response.until_end() == "clean"
+        assert stream.response.status == 404
+    assert (kept.end, connection.broken) == (None, None)
