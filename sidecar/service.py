@@ -153,7 +153,8 @@ class Service:
 
     def _take(self, door: Door, sock: socket.socket) -> None:
         """A connection was accepted: it goes to the worker with the fewest."""
-        if self._crew is None or not self._crew.hand_over(door.name, sock, fewer_than=self.connections):
+        rank = (not self.broker.connected, self.connections)
+        if self._crew is None or not self._crew.hand_over(door.name, sock, before=rank):
             self.admit(door.name, sock)
 
     def admit(self, door: str, sock: socket.socket) -> None:
