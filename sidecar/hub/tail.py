@@ -63,6 +63,7 @@ class StreamSource:
         self._running: trio.CancelScope | None = None
         self._ready = trio.Event()
         self._moved = trio.Event()
+        self._opening = trio.Lock()
         self._filling = trio.Lock()
         self._oldest_wanted = 0
 
@@ -78,12 +79,17 @@ class StreamSource:
 
     async def open(self) -> None:
         """Begin to follow the stream; return when its end is known. Raises `BrokerError`."""
-        await self._learn_types()
         if self._running is None:
+            async with self._opening:  # a thousand clients that come back at once ask the broker once
+                await self._begin_to_follow()
+        await self._ready.wait()
+
+    async def _begin_to_follow(self) -> None:
+        if self._running is None:
+            await self._learn_types()
             await self.broker.open_stream(self.spec)  # a refusal is for the one who asks
             self._running = trio.CancelScope()
             self._ground.later(self._run)
-        await self._ready.wait()
 
     async def _learn_types(self) -> None:
         for exchange, _ in self.spec.bindings:
