@@ -58,14 +58,15 @@ class Dispatch:
         visit = Visit(self._streams, match, request, outlet, spawn)
         if route.gate is None:
             return visit.admit(Granted(request.client[0] if request.client else "unix"))
-        spawn(visit.ask, route.gate)
+        visit.asking = trio.CancelScope()
+        spawn(visit.ask, route.gate, visit.asking)
         return visit
 
 
 class Visit:
     """A request on its way in: from the gate to its event stream."""
 
-    __slots__ = ("_asking", "_match", "_outlet", "_request", "_spawn", "_stream", "_streams")
+    __slots__ = ("_match", "_outlet", "_request", "_spawn", "_stream", "_streams", "asking")
 
     def __init__(
         self,
@@ -80,14 +81,15 @@ class Visit:
         self._request = request
         self._outlet = outlet
         self._spawn = spawn
-        self._asking: trio.CancelScope | None = None
+        self.asking: trio.CancelScope | None = None
+        """Around the question to the gate; its client may leave before it is put."""
         self._stream: Taken | None = None
 
-    async def ask(self, gate: Gate) -> None:
+    async def ask(self, gate: Gate, asking: trio.CancelScope) -> None:
         """Ask the gate, for as long as the client stays, and answer accordingly."""
-        with trio.CancelScope() as self._asking:
+        with asking:
             verdict = await gate.check(self._request, self._match.parameters)
-        if self._asking.cancelled_caught:
+        if asking.cancel_called:
             return
         if isinstance(verdict, Denied):
             _log.info("denied", route=self._match.value.settings.path, status=verdict.status, reason=verdict.reason)
@@ -113,8 +115,8 @@ class Visit:
         """The response is over."""
         if self._stream is not None:
             self._stream.gone()
-        elif self._asking is not None:
-            self._asking.cancel()
+        elif self.asking is not None:
+            self.asking.cancel()
 
 
 def _refusal(request: Request) -> tuple[int, Sequence[Header], str] | None:
