@@ -11,7 +11,7 @@ import trio
 
 from sidecar.amqp import Properties
 from sidecar.broker.memory import MemoryBroker, MemoryTap
-from sidecar.broker.port import Binding, BrokerAway, BrokerError, Declaration, Exchange, Sink, Tap
+from sidecar.broker.port import Binding, BrokerAway, BrokerError, BrokerRefused, Declaration, Exchange, Sink, Tap
 from sidecar.deadlines import Deadlines
 from sidecar.hub.encoder import Encoder
 from sidecar.hub.hub import Hub
@@ -112,7 +112,8 @@ class Listener:
 class CountingTap:
     """A tap that keeps a list of what is asked of it."""
 
-    def __init__(self, broker: CountingBroker, tap: MemoryTap) -> None:
+    def __init__(self, broker: CountingBroker, tap: MemoryTap, sink: Sink) -> None:
+        self.sink = sink
         self._broker = broker
         self._tap = tap
         self.standing: set[Binding] = set()
@@ -158,7 +159,7 @@ class CountingBroker(MemoryBroker):
     async def tap(self, exchange: Exchange, sink: Sink) -> Tap:  # type: ignore[override]
         self.asked.append(("tap", exchange.name))
         await self.pause("tap")
-        tap = CountingTap(self, await super().tap(exchange, sink))
+        tap = CountingTap(self, await super().tap(exchange, sink), sink)
         self.open_taps.add(tap)
         self.sinks.append(sink)
         return tap
@@ -181,6 +182,13 @@ class CountingBroker(MemoryBroker):
         self.away = True
         for sink in self.sinks:
             sink.lost()
+
+    def refuse(self, problem: str) -> None:
+        """The first exchange is gone: its tap is closed."""
+        sink = self.sinks.pop(0)
+        for tap in [tap for tap in self.open_taps if tap.sink is sink]:
+            self.open_taps.discard(tap)
+        sink.refused(BrokerRefused(problem))
 
     def restore(self) -> None:
         """It is back, with all bindings."""

@@ -199,7 +199,7 @@ async def test_an_exchange_refused_while_somebody_binds(autojump_clock: MockCloc
 
         hub.nursery.start_soon(comes)
         await wait_all_tasks_blocked()
-        hub.broker.sinks[0].refused(BrokerRefused("exchange deleted"))
+        hub.broker.refuse("exchange deleted")
         assert listener.reasons == [CloseReason.BROKER_REFUSED]
         gate.set()
         await wait_all_tasks_blocked()
@@ -275,7 +275,7 @@ async def test_refused_ends_its_streams_and_no_others(autojump_clock: MockClock)
     other = Exchange("other", Declaration("fanout"))
     async with room() as hub:
         mine, theirs = await hub.listen("a"), await hub.listen("", source=other)
-        hub.broker.sinks[0].refused(BrokerRefused("gone"))
+        hub.broker.refuse("gone")
         assert (mine.reasons, theirs.reasons) == ([CloseReason.BROKER_REFUSED], [])
         hub.leave(mine)
         await hub.publish("", "x", exchange="other")

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from sidecar.observe.reasons import CloseReason
 from sidecar.server import connection as module
 from sidecar.server import listener
+from sidecar.server.wire import Wire, prepare
 from tests.lab.certificates import Certificates
 from tests.lab.eventstream import Parser
 from tests.lab.wire import Address, connect, open_http1, open_http2
@@ -356,7 +357,6 @@ async def test_ten_megabytes_arrive_whole(version: str) -> None:
 @pytest.fixture
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Server sockets that hold little, so that a slow reader is soon noticed."""
-    prepare = module.prepare
 
     def small(sock: socket.socket) -> None:
         prepare(sock)
@@ -477,7 +477,7 @@ def tasks_below(task: trio.lowlevel.Task | None) -> list[trio.lowlevel.Task]:
 def keep_wires(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     made: list[Any] = []
 
-    class Kept(module.Wire):
+    class Kept(Wire):
         __slots__ = ()
 
         def __init__(self, *args: Any) -> None:

@@ -300,12 +300,13 @@ async def test_a_key_update_in_mid_stream(certificates: Certificates) -> None:
             wire = Wire(ours, tls_context(files))
             wire.spawn = nursery.start_soon
             await wire.handshake()
-            received = bytearray()
+            received, said = bytearray(), bytearray()
             nursery.start_soon(_echo, wire)
             for number in range(3):
                 await process.stdin.send_all(b"before %d\n" % number)
                 await _read_until(process.stdout, received, b"before %d\n" % number)
                 await process.stdin.send_all(b"K\n")  # "update my keys, and you yours" (RFC 8446 §4.6.3)
+                await _read_until(process.stderr, said, b"KEYUPDATE", number + 1)  # it takes commands read by read
                 await process.stdin.send_all(b"after %d\n" % number)
                 await _read_until(process.stdout, received, b"after %d\n" % number)
             assert b"K" not in received
@@ -324,7 +325,7 @@ async def _echo(wire: Wire) -> None:
         wire.write(data)
 
 
-async def _read_until(stream: trio.abc.ReceiveStream, received: bytearray, marker: bytes) -> None:
+async def _read_until(stream: trio.abc.ReceiveStream, received: bytearray, marker: bytes, times: int = 1) -> None:
     with trio.fail_after(10):
-        while marker not in received:
+        while received.count(marker) < times:
             received += await stream.receive_some(65536)
