@@ -49,6 +49,9 @@ SETTLED_AFTER: Final = 60.0
 Rank: TypeAlias = tuple[bool, int]
 """Whether a worker has a reason not to be ready, and how many connections it has."""
 
+_CLOSE: Final = {reason.value: reason for reason in CloseReason}
+_RESET: Final = {reason.value: reason for reason in ResetReason}
+
 _log = structlog.get_logger("sidecar.workers")
 
 
@@ -202,9 +205,9 @@ class Crew:
 
     async def _keep(self, number: int) -> None:
         pause = PAUSE[0]
-        while not self._leaving:
+        while True:
             began = trio.current_time()
-            code = await self._live(number)
+            code = None if self._leaving else await self._live(number)
             if self._leaving:
                 return
             pause = PAUSE[0] if trio.current_time() - began > SETTLED_AFTER else pause
@@ -243,14 +246,14 @@ class Crew:
         member.counts = {**message["counts"], "routes": {**known, **message["counts"]["routes"]}}
         member.subscriptions = message["subscriptions"]
         for path, reason, client, seconds, events in message["closed"]:
-            self._metrics.recent.closed(path, CloseReason(reason), client, seconds, events)
+            self._metrics.recent.closed(path, _CLOSE[reason], client, seconds, events)
 
     def _note_resets(self, member: Member, counts: Counts) -> None:
         for path, numbers in counts["routes"].items():
             before = member.counts["routes"].get(path, {}).get("resets", {})
             for reason, count in numbers["resets"].items():
                 if count > before.get(reason, 0):
-                    self._metrics.recent.reset(path, ResetReason(reason), count - before.get(reason, 0))
+                    self._metrics.recent.reset(path, _RESET[reason], count - before.get(reason, 0))
 
     def _counts(self) -> Collection[Counts]:
         return [member.counts for member in self._members.values() if member.started]

@@ -44,10 +44,15 @@ async def until_reloads(service: Service, ok: int, refused: int) -> None:
 
 async def hang_up(service: Service, text: str) -> None:
     """Write the file and send SIGHUP; return once it was taken or refused."""
-    before = sum(reloads(service))
+    before = _ends(service)
     service.config.write_text(text)
     service.sidecar.signal(signal.SIGHUP)
-    await trio.to_thread.run_sync(service.sidecar.until, lambda: sum(reloads(service)) > before, "a reload")
+    await trio.to_thread.run_sync(service.sidecar.until, lambda: _ends(service) > before, "a reload")
+
+
+def _ends(service: Service) -> int:
+    events = ("configuration taken", "the old configuration stays in force")
+    return sum(line.get("event") in events for line in service.sidecar.log.lines)
 
 
 # How a file changes without anybody saying so.
