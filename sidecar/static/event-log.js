@@ -145,8 +145,9 @@ export class EventLog {
     this.show();
     const { matched, shown } = this.lately;
     this.lately = { matched: 0, shown: 0 };
+    const missed = `${count(this.missed)} ${this.filter ? "matching " : ""}event${this.missed === 1 ? " has" : "s have"}`;
     this.notice.textContent = this.paused
-      ? `Paused. ${count(this.missed)} ${this.filter ? "matching " : ""}events have come since and are not kept.`
+      ? `Paused. ${missed} come since, not kept.`
       : matched > shown && shown > 0
         ? `Sampled: ${count(matched)} events a second; about 1 in ${count(Math.round(matched / shown))} is shown.`
         : "";

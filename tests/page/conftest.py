@@ -22,7 +22,7 @@ ROUTES: list[dict[str, Any]] = [
     {"path": "/events/orders", "binding_key": "order.#", "replay": {"memory": 100}, **TOPIC},
     {"path": "/events/orders/{order}", "binding_key": "order.{order}.*", **TOPIC},
     {"path": "/events/of", "binding_key": "of.{query.kind}", **TOPIC},
-    {"path": "/brief/{name}", "binding_key": "{name}", "replay": {"memory": 100}, "max_age": "1s", **QUICK, **TOPIC},
+    {"path": "/brief/{name}", "binding_key": "{name}", "replay": {"memory": 1000}, "max_age": "1s", **QUICK, **TOPIC},
     {
         "path": "/beating/{name}",
         "binding_key": "{name}",
