@@ -12,6 +12,7 @@ import trio
 from sidecar.broker.memory import MemoryBroker
 from sidecar.config.model import Config
 from sidecar.service import Service
+from tests.lab.certificates import Certificates
 from tests.proxy.client import Client1
 from tests.proxy.origin import Origin, Script, origin
 
@@ -27,7 +28,7 @@ class Beside:
     @property
     def address(self) -> tuple[str, int]:
         """Where the sidecar listens."""
-        host, _, port = self.service.addresses[0].removeprefix("http://").rpartition(":")
+        host, _, port = self.service.addresses[0].rpartition("//")[2].rpartition(":")
         return host, int(port)
 
     @property
@@ -55,15 +56,22 @@ async def beside(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[Beginni
     services: list[Service] = []
 
     async def start(
-        script: Script, *, unix: bool = False, away: bool = False, trusted: list[str] | None = None, **limits: Any
+        script: Script,
+        *,
+        unix: bool = False,
+        away: bool = False,
+        trusted: list[str] | None = None,
+        tls: Certificates | None = None,
+        **limits: Any,
     ) -> Beside:
         application = await origin(nursery, script, tmp_path / "app.sock" if unix else None)
         if away:
             await application.stop()
+        files = {"certificate": tls.certificate, "key": tls.key} if tls is not None else None
         config = Config.model_validate(
             {
                 "broker": {"url": "memory://"},
-                "listen": [{"bind": "127.0.0.1:0"}],
+                "listen": [{"bind": "127.0.0.1:0", **({"tls": files} if files else {})}],
                 "admin": {"bind": "127.0.0.1:0"},
                 "drain": {"within": limits.pop("within", 0.2)},
                 "upstream": {"url": application.url, **limits},

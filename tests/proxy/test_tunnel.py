@@ -11,33 +11,10 @@ from wsproto.frame_protocol import CloseReason
 from tests.proxy.client import Client1, client2
 from tests.proxy.conftest import Beginning
 from tests.proxy.origin import Conversation, Left, answering, ok
+from tests.proxy.websocket import echo_websocket
 
 UPGRADE = b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n"
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
-
-
-async def echo_websocket(conversation: Conversation) -> None:
-    """A WebSocket server that says everything again."""
-    server = WSConnection(ConnectionType.SERVER)
-    while True:
-        server.receive_data(await conversation.some())
-        for event in server.events():
-            if isinstance(event, ws.Request):
-                assert "chat" in event.subprotocols
-                await conversation.send(server.send(ws.AcceptConnection(subprotocol="chat")))
-            elif isinstance(event, ws.TextMessage):
-                await conversation.send(
-                    server.send(ws.TextMessage(event.data, message_finished=event.message_finished))
-                )
-            elif isinstance(event, ws.BytesMessage):
-                await conversation.send(
-                    server.send(ws.BytesMessage(event.data, message_finished=event.message_finished))
-                )
-            elif isinstance(event, ws.Ping):
-                await conversation.send(server.send(event.response()))
-            elif isinstance(event, ws.CloseConnection):
-                await conversation.send(server.send(event.response()))
-                return
 
 
 class Socket:
