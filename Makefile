@@ -9,7 +9,7 @@ PORT ?= 8080
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt setup lab clean bench chart lock image image-test longer
+.PHONY: help run test check fmt setup lab clean bench docs chart lock image image-test longer
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ lab: $(VENV)/.development ## the real programs the tests use (RabbitMQ, nginx, C
 
 bench: $(VENV)/.runtime ## sidecar beside its peers, with a table, a JSON and a picture (ARGS="--quick"); see bench/README.md
 	$(BIN)/python -m bench $(ARGS)
+
+docs: $(VENV)/.documentation ## the site of docs/, built strictly into build/site
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/site
 
 chart: $(VENV)/.development ## the chart's schema and README, from values.yaml and `sidecar schema`
 	$(BIN)/python helm/generate.py
@@ -73,4 +77,8 @@ $(VENV)/.runtime: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.development: $(VENV)/.runtime
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
+
+$(VENV)/.documentation: $(VENV)/.runtime
+	$(BIN)/pip install --quiet --constraint constraints.txt --group docs
 	@touch $@

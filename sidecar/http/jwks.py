@@ -163,7 +163,7 @@ class FetchedKeys:
         except (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, ValueError) as error:
             self._failing = True
             self._problem = f"the issuer's keys cannot be fetched: {_one_line(error)}"
-            _log.warning("key_set_not_fetched", url=self.url, problem=_one_line(error), kept=self._keys is not None)
+            _log.warning("key set not fetched", url=self.url, problem=_one_line(error), kept=self._keys is not None)
         else:
             self._failing = False
             self._unknown.clear()

@@ -1,0 +1,1 @@
+"""What stands in front: the configurations of docs/how-to/in-front.md, run as they stand there."""
