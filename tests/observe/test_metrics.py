@@ -30,6 +30,8 @@ CONTRACT = {
     "sidecar_backlog_bytes": set(),
     "sidecar_broker_connected": set(),
     "sidecar_broker_reconnects_total": set(),
+    "sidecar_config_reloads_total": {"result"},
+    "sidecar_worker_restarts_total": set(),
 }
 
 
