@@ -1,7 +1,7 @@
 """An ordinary Flask application with a cookie login behind the sidecar, used in a real browser.
 
 It is the example of the documentation, as it stands there, with RabbitMQ between the two; only the time after which a
-stream must ask again is shorter.
+stream must ask again is shorter. In `deciding_shop` it has one view more, whose answer subscribes its reader by itself.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from tests.lab.process import Service, running
 from tests.lab.rabbitmq import RabbitNode
 
 SHOP = Path(__file__).parents[2] / "docs" / "examples" / "flask_shop"
+DECIDING = Path(__file__).with_name("deciding_shop.py")
+AGAIN = {"max_age": "700ms", "retry": "50ms-100ms"}
+OFFER = {"exchange": "orders", "declare": {"type": "topic"}, "event": "{type}", "replay": {"memory": 100}, **AGAIN}
 ORDERS = "return [...document.querySelectorAll('#orders li')].map(line => line.textContent)"
 STATE = "return source.readyState"
 OPEN, CLOSED = 1, 2
@@ -45,7 +48,8 @@ def shop(
         environment.setenv("SHOP_URL", f"http://127.0.0.1:{port}")
         config = yaml.safe_load((SHOP / "sidecar.yaml").read_text())
         del config["listen"]
-        config["routes"][0] |= {"max_age": "1500ms", "retry": "50ms-100ms"}
+        config["routes"][0] |= AGAIN
+        config["upstream"]["subscribe"] = [OFFER]
         tls = {"certificate": str(certificates.certificate), "key": str(certificates.key)}
         with flask(port), running(tmp_path_factory.mktemp("shop"), config, tls=tls) as service:
             service.sidecar.until(lambda: answers(service), "the shop answers through the sidecar")
@@ -56,8 +60,10 @@ class flask:  # noqa: N801 - used as a word
     """`flask run`, for a block."""
 
     def __init__(self, port: int) -> None:
-        command = [sys.executable, "-m", "flask", "--app", str(SHOP / "app.py"), "run", "--port", str(port)]
-        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=dict(os.environ))
+        command = [sys.executable, "-m", "flask", "--app", str(DECIDING), "run", "--port", str(port)]
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(SHOP)}
+        )
 
     def __enter__(self) -> None:
         return None
@@ -166,3 +172,34 @@ def test_without_a_login_there_is_no_stream(chromium: webdriver.Chrome, shop: Se
     nobody.until(STATE, lambda state: state == CLOSED)
     answer = httpx.get(f"{url(shop, 'http')}/events/orders", trust_env=False)
     assert (answer.status_code, answer.text) == (401, "log in first\n")
+
+
+HEAR_BY_ITS_WORD = """
+source.close()
+window.mine = new EventSource("/mine")
+window.heard = []
+mine.addEventListener("placed", event => heard.push(JSON.parse(event.data).item))
+"""
+HEARD = "return heard"
+STATE_OF_MINE = "return mine.readyState"
+
+
+def test_what_the_application_subscribes_its_reader_to(chromium: webdriver.Chrome, shop: Service) -> None:
+    """Without a route: the answer to a request of the application's own says what its reader hears."""
+    eve, ada_elsewhere = Customer(shop, "eve", "mallory"), Customer(shop, "ada", "lovelace")
+    ada = Shopper(chromium, url(shop, "https"))
+    ada.log_in("ada", "lovelace")
+    ada.do(HEAR_BY_ITS_WORD)
+    ada.until(STATE_OF_MINE, lambda state: state == OPEN)
+    eve.buy("a crowbar")
+    ada_elsewhere.buy("a thread")
+    ada.until(HEARD, lambda heard: heard == ["a thread"])
+    ada.do(COUNT_ENDS.replace("source", "mine"))
+    ada.until(OVER_AND_OVER, lambda ends: ends >= 2)  # asked again, and told the same
+    ada_elsewhere.buy("a shuttle")
+    ada.until(HEARD, lambda heard: heard == ["a thread", "a shuttle"])
+    ada.wait_for(LOG_OUT_ELSEWHERE)
+    ada.until(STATE_OF_MINE, lambda state: state == CLOSED)
+    answer = httpx.get(f"{url(shop, 'http')}/mine", headers={"accept": "text/event-stream"}, trust_env=False)
+    assert (answer.status_code, answer.text) == (401, "log in first\n")
+    assert shop.sidecar.metric("sidecar_upstream_requests_total", code="401") >= 1
