@@ -18,6 +18,7 @@ from sidecar.http.subscribe import REMEMBERED, Offers
 from sidecar.http.upstream import UpstreamError
 from sidecar.hub.hub import Hub
 from sidecar.observe.metrics import Metrics
+from sidecar.observe.reasons import CloseReason
 from tests.proxy.client import client2
 from tests.proxy.conftest import Beginning, Beside
 from tests.proxy.origin import Conversation, answering, ok
@@ -200,6 +201,22 @@ async def test_two_fields_are_one_list(beside: Beginning) -> None:
     assert heard.count(b"event: now\n") == 2
     assert b"data: a.1\n" in heard
     assert b"c.1" not in heard
+
+
+async def test_what_was_given_out_ends_when_the_offers_change(beside: Beginning) -> None:
+    sidecar = await beside(answering(ok(b"page", PLEASE)), subscribe=ORDERS)
+    old = sidecar.service.config
+    assert old.upstream is not None
+    async with await sidecar.client() as client, await sidecar.client() as later:
+        await client.send(GET)
+        await client.until(b"\n\n")
+        nothing = old.upstream.model_copy(update={"subscribe": []})
+        await sidecar.service.apply(old.model_copy(update={"upstream": nothing}))
+        await client.until(b"0\r\n\r\n")
+        await later.send(GET)
+        assert (await later.answer())[2] == b"page"
+    (route,) = (route for route in sidecar.service.metrics.routes if route.path == "/Sidecar-Subscribe:orders")
+    assert route.closes[CloseReason.ROUTE_GONE] == 1
 
 
 def offers() -> Offers:
