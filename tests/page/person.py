@@ -73,7 +73,8 @@ class Person:
 
     def complaints(self) -> list[str]:
         """What the browser has logged since the page was opened: errors, and violations of the page's policy."""
-        return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] != "DEBUG"]
+        log: list[dict[str, str]] = self.browser.get_log("browser")  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in log if entry["level"] != "DEBUG"]
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         """Wait until this holds; returns what it gave."""

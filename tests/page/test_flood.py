@@ -66,8 +66,8 @@ def test_a_flood_is_sampled_and_the_page_stays_at_hand(chromium: webdriver.Chrom
     person.until(lambda: int(person.text("#listen-count")) > 2 * RATE, "more of it")
     assert person.data()[0] == shown
     person.click("#listen-pause")
-    person.type("#listen-filter", '"n": 9')  # while it goes on
-    person.until(lambda: '"n": 9' in person.data()[0], "the filter")
+    person.type("#listen-filter", "77}")  # while it goes on
+    person.until(lambda: person.data()[0].endswith("77}"), "the filter")
     assert person.text("#listen-status") == "Connected"
     assert not [mark for mark in person.texts(".mark") if "again in" in mark]
     person.leave()

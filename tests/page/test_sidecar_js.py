@@ -168,7 +168,7 @@ def test_streams_that_end_are_resumed_without_a_gap_or_a_repeat(tabs: Tabs, watc
     tabs.open()
     tabs.share("/listen/brief/resumed")
     tabs.until_open()
-    expected = []
+    expected: list[str] = []
     while len(tabs.browser.execute_script("return window.states")) < 5:  # open, error, open, error, open
         expected.append(str(len(expected)))
         publish(watched, "resumed", expected[-1])
@@ -180,6 +180,18 @@ def test_a_reset_calls_back(tabs: Tabs) -> None:
     tabs.open()
     tabs.share("/listen/events/orders", lastEventId="nobody-knows-this")
     assert tabs.until("return window.resets", bool) == ["unknown_id"]
+
+
+def test_a_page_that_was_put_away_leaves_and_is_told_so_when_it_is_back(tabs: Tabs, watched: Service) -> None:
+    tabs.open()
+    tabs.share("/listen/events/orders/1")
+    tabs.until_open()
+    event = "window.dispatchEvent(new PageTransitionEvent(arguments[0], { persisted: true }))"
+    tabs.browser.execute_script(event, "pagehide")
+    watched.sidecar.wait_metric("sidecar_subscribers", 0, route="/events/orders/{order}")
+    tabs.browser.execute_script(event, "pageshow")
+    watched.sidecar.wait_metric("sidecar_subscribers", 1, route="/events/orders/{order}")
+    assert tabs.browser.execute_script("return window.resets") == ["asleep"]
 
 
 def test_a_refusal_is_told_and_final_but_another_try_is_possible(tabs: Tabs, token: str) -> None:
