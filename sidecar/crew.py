@@ -55,11 +55,11 @@ _RESET: Final = {reason.value: reason for reason in ResetReason}
 _log = structlog.get_logger("sidecar.workers")
 
 
-def processors() -> int:
-    """How many processors this process may use; a container's limit counts (cgroup v2, ``cpu.max``), rounded up."""
+def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many processors this process may use; a container's ``limit`` (cgroup v2) counts, rounded up."""
     usable = len(os.sched_getaffinity(0))
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = limit.read_text().split()
     except (OSError, ValueError):
         return usable
     return usable if quota == "max" else max(1, min(usable, math.ceil(int(quota) / int(period))))

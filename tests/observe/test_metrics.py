@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,6 +23,7 @@ CONTRACT = {
     "sidecar_subscribers": {"route"},
     "sidecar_messages_received_total": {"route"},
     "sidecar_events_sent_total": {"route"},
+    "sidecar_replayed_events_total": {"route"},
     "sidecar_events_dropped_total": {"route", "reason"},
     "sidecar_streams_closed_total": {"route", "reason"},
     "sidecar_resets_total": {"route", "reason"},
@@ -70,6 +73,59 @@ def test_what_is_added_to_a_route_is_what_prometheus_reads() -> None:
     assert value(metrics, "sidecar_events_dropped_total", route=ORDERS, reason="slow") == 3
     assert value(metrics, "sidecar_streams_closed_total", route=ORDERS, reason="client_left") == 2
     assert value(metrics, "sidecar_resets_total", route=ORDERS, reason="broker_reconnected") == 1
+
+
+def told() -> dict[str, Any]:
+    """What another worker has counted, as it comes over a socket."""
+    worker = Metrics(broker_connected=lambda: True)
+    route = worker.route(ORDERS)
+    route.subscribers, route.received, route.sent, route.backlog_bytes = 3, 5, 15, 100
+    route.dropped(DropReason.SLOW, 2)
+    route.closed(CloseReason.EXPIRED)
+    route.observe_delivery(0.3, 5)
+    worker.route("/only/there").sent = 1
+    worker.upstream_request(502)
+    worker.broker_reconnects = 1
+    counts: dict[str, Any] = json.loads(json.dumps(worker.counts()))
+    return counts
+
+
+def test_the_counts_of_several_workers_are_one_sum() -> None:
+    metrics = Metrics(broker_connected=lambda: True)
+    metrics.route(ORDERS).sent = 7
+    metrics.route(ORDERS).observe_delivery(0.3)
+    metrics.upstream_request(200)
+    metrics.config_reloads["ok"] = 4
+    metrics.others = lambda: [told(), told()]
+    assert value(metrics, "sidecar_events_sent_total", route=ORDERS) == 37
+    assert value(metrics, "sidecar_subscribers", route=ORDERS) == 6
+    assert value(metrics, "sidecar_backlog_bytes") == 200
+    assert value(metrics, "sidecar_events_dropped_total", route=ORDERS, reason="slow") == 4
+    assert value(metrics, "sidecar_streams_closed_total", route=ORDERS, reason="expired") == 2
+    assert value(metrics, "sidecar_delivery_seconds_bucket", route=ORDERS, le="0.5") == 11
+    assert value(metrics, "sidecar_delivery_seconds_sum", route=ORDERS) == pytest.approx(3.3)
+    assert value(metrics, "sidecar_events_sent_total", route="/only/there") == 2
+    assert value(metrics, "sidecar_upstream_requests_total", code="502") == 2
+    assert value(metrics, "sidecar_upstream_requests_total", code="200") == 1
+    assert value(metrics, "sidecar_broker_reconnects_total") == 2
+    assert value(metrics, "sidecar_config_reloads_total", result="ok") == 4
+    assert metrics.route(ORDERS).sent == 7
+
+
+def test_messages_flow_where_they_flow_in_every_worker() -> None:
+    metrics = Metrics(broker_connected=lambda: True)
+    metrics.others = lambda: [told()]
+    assert value(metrics, "sidecar_broker_connected") == 1
+    metrics.others = lambda: [told(), {**told(), "broker_connected": False}]
+    assert value(metrics, "sidecar_broker_connected") == 0
+
+
+def test_of_a_worker_that_has_ended_only_what_never_goes_down_is_kept() -> None:
+    metrics = Metrics()
+    metrics.add(told(), gauges=False)
+    assert value(metrics, "sidecar_events_sent_total", route=ORDERS) == 15
+    assert value(metrics, "sidecar_subscribers", route=ORDERS) == 0
+    assert value(metrics, "sidecar_backlog_bytes") == 0
 
 
 def test_every_reason_has_its_series_before_it_has_happened() -> None:
