@@ -106,6 +106,10 @@ class Gate:
         """The answer to a CORS preflight; None when it is none, or the route knows no other origins."""
         return self._cors.preflight(request.method, request.headers) if self._cors else None
 
+    def headers(self, request: Request) -> Headers:
+        """What belongs into every answer, errors included, so that other origins' scripts may read it."""
+        return self._cors.headers(request.headers) if self._cors else []
+
     def redacted(self, query: bytes) -> bytes:
         """A raw query as a log may show it."""
         return redact(query, self._jwt.secret_parameters if self._jwt else ())
@@ -115,7 +119,7 @@ class Gate:
 
         It ends within `sidecar.http.jwks.FETCH_WITHIN` plus ``forward.within`` seconds.
         """
-        cors = self._cors.headers(request.headers) if self._cors else []
+        cors = self.headers(request)
         try:
             granted = await self._granted(request, parameters)
         except _RefusedError as refused:

@@ -54,7 +54,8 @@ class Dispatch:
             return _reply(outlet, preflight.status, preflight.headers, b"")
         refusal = _refusal(request)
         if refusal is not None:
-            return _refuse(outlet, *refusal)
+            status, headers, fact = refusal
+            return _refuse(outlet, status, [*headers, *(route.gate.headers(request) if route.gate else ())], fact)
         visit = Visit(self._streams, match, request, outlet, spawn)
         if route.gate is None:
             return visit.admit(Granted(request.client[0] if request.client else "unix"))

@@ -16,14 +16,12 @@ from typing import Any
 import pytest
 import trio
 
+from tests.e2e.access.conftest import ACCEPT, APP
 from tests.e2e.conftest import Client
 from tests.lab import wire
 from tests.lab.certificates import Certificates
 from tests.lab.ports import free_port
 from tests.lab.process import Service, running
-
-ACCEPT = ("accept", "text/event-stream")
-APP = "https://app.example"
 
 
 class Doorkeeper(ThreadingHTTPServer):
