@@ -115,6 +115,7 @@ class Service:
                 task_status.started()
                 await self._stopping.wait()
                 await self.drain()
+                await self._server.close()
                 self.drained = True
                 nursery.cancel_scope.cancel()
         finally:

@@ -43,10 +43,12 @@ class Connection:
         self._closing = False
         self._reading = trio.CancelScope()
         self._wire.on_closed = self._reading.cancel  # whatever the reading task waits for, it is over
-        self._idle = server.deadlines.after(IDLE_FOR, self._close)
+        self._idle = server.deadlines.after(IDLE_FOR, self.close)
+        self._protocol: Http1 | Http2 | None = None
 
     async def serve(self) -> None:
         """Serve until either side ends it."""
+        self._server.connections[self] = None
         try:
             async with TaskGroup() as tasks:
                 await self._speak(tasks)
@@ -56,6 +58,7 @@ class Connection:
         finally:
             self._idle.cancel()
             self._wire.close()
+            self._server.discard(self)
 
     async def _speak(self, tasks: TaskGroup) -> None:
         self._wire.spawn = tasks.spawn
@@ -68,7 +71,7 @@ class Connection:
         try:
             with self._reading:
                 await self._protocol.initiate()
-                await self._read()
+                await self._read(self._protocol)
         finally:
             self._protocol.abandon()
         await self._protocol.handle(Closed())
@@ -92,14 +95,14 @@ class Connection:
     def _choose(self, ground: Ground) -> Http1 | Http2:
         return Http2(ground) if self._wire.alpn == "h2" else Http1(ground)
 
-    async def _read(self) -> None:
+    async def _read(self, protocol: Http1 | Http2) -> None:
         while data := await self._receive():
             try:
-                await self._protocol.handle(RawData(data))
+                await protocol.handle(RawData(data))
             except H2ProtocolAssumedError as assumed:
-                await self._switch(assumed.data)
+                protocol = await self._switch(protocol.ground, assumed.data)
             except H2CProtocolRequiredError as required:
-                await self._switch(required.data, required.headers, required.settings)
+                protocol = await self._switch(protocol.ground, required.data, required.headers, required.settings)
             await self._wire.drain()  # who sends requests without reading the answers has to read first
 
     async def _receive(self) -> bytes:
@@ -109,14 +112,19 @@ class Connection:
             return b""  # the client broke the connection: for us it has left
 
     async def _switch(
-        self, data: bytes, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None
-    ) -> None:
+        self,
+        ground: Ground,
+        data: bytes,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        settings: bytes | None = None,
+    ) -> Http2:
         """The client speaks HTTP/2 after all: by prior knowledge, or after an upgrade."""
-        self._protocol = Http2(self._protocol.ground)
-        await self._protocol.initiate(headers, settings)
-        await self._send(Updated(idle=self._protocol.idle))
+        self._protocol = protocol = Http2(ground)
+        await protocol.initiate(headers, settings)
+        await self._send(Updated(idle=protocol.idle))
         if data:
-            await self._protocol.handle(RawData(data))
+            await protocol.handle(RawData(data))
+        return protocol
 
     async def _send(self, event: Event) -> None:
         """What hypercorn wants done: bytes sent, the connection closed, or marked idle or busy."""
@@ -128,7 +136,13 @@ class Connection:
         elif isinstance(event, Updated):
             self._idle.cancel()
             if event.idle:
-                self._idle = self._server.deadlines.after(IDLE_FOR, self._close)
+                self._idle = self._server.deadlines.after(IDLE_FOR, self.close)
+
+    def close(self) -> None:
+        """End the connection, because it is idle or the process ends: say so where HTTP has a word for it."""
+        if self._protocol is not None:
+            self._protocol.say_goodbye()
+        self._close()
 
     def _close(self) -> None:
         """We end the connection, in good order: what is written goes out first."""

@@ -25,13 +25,15 @@ from sidecar.config.model import ServerTls
 from sidecar.deadlines import Deadlines
 from sidecar.http.dispatch import Dispatch
 from sidecar.http.listening import Listening
-from sidecar.server.connection import serve_socket
+from sidecar.server.connection import Connection, serve_socket
 from sidecar.server.protocol import settings
 
 BACKLOG: Final = 4096
 """Connections the kernel may hold for us: after a restart everybody comes back at once."""
 AT_ONCE: Final = 64
 """Connections accepted before other tasks get their turn."""
+FAREWELL: Final = 0.5
+"""Seconds in which clients may read what they have been sent, and close, when the process ends."""
 _SHORTAGE: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 _log = structlog.get_logger("sidecar.server")
@@ -49,10 +51,31 @@ class Server:
         self.deadlines = deadlines
         self.config = settings(HypercornLog)
         self.context = WorkerContext(None)
+        self.connections: dict[Connection, None] = {}
+        """Those that are open."""
+        self._last_gone = trio.Event()
 
     async def serve(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
         """Serve one accepted socket to its end, with TLS where there is a context."""
         await serve_socket(self, sock, context)
+
+    def discard(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self.connections.pop(connection, None)
+        if not self.connections:
+            self._last_gone.set()
+
+    async def close(self) -> None:
+        """End every connection in good order; return when the last has ended, or after `FAREWELL` seconds.
+
+        To close a socket that the client still writes to is to reset it, and with it the last events on their way.
+        """
+        for connection in tuple(self.connections):
+            connection.close()
+        if self.connections:
+            self._last_gone = trio.Event()
+            with trio.move_on_after(FAREWELL):
+                await self._last_gone.wait()
 
 
 async def accept(sock: socket.socket, take: Callable[[socket.socket], object]) -> None:

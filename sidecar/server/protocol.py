@@ -175,6 +175,9 @@ class Http1(H11Protocol):
         if isinstance(place, _InPlace | Passage):
             place.gone()
 
+    def say_goodbye(self) -> None:
+        """HTTP/1.1 has no word for it but the end."""
+
     def dated(self, fields: Fields) -> Fields:
         """Add the date, unless the application has (RFC 9110 §6.6.1)."""
         return fields if any(name == b"date" for name, _ in fields) else self._all(fields)
@@ -317,6 +320,11 @@ class Http2(H2Protocol):
         for place in places:
             if isinstance(place, _InPlace | Passage):
                 place.gone()
+
+    def say_goodbye(self) -> None:
+        """GOAWAY, so that the client knows which requests were not looked at (RFC 9113 §6.8)."""
+        self.cork.flush()
+        self._do(self.connection.close_connection)
 
     def dated(self, fields: Fields) -> Fields:
         """Add the date, unless the application has (RFC 9110 §6.6.1)."""

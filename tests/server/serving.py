@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import urlsplit
 
 import trio
@@ -16,6 +17,7 @@ from sidecar.broker.memory import MemoryBroker
 from sidecar.broker.port import Declaration
 from sidecar.config.model import Config
 from sidecar.observe.metrics import RouteMetrics
+from sidecar.server import listener
 from sidecar.service import Service
 from tests.lab.certificates import Certificates
 from tests.lab.wire import PATIENCE, Address
@@ -97,7 +99,9 @@ def configuration(
 
 
 @asynccontextmanager
-async def serving(config: Config | None = None, *, broker: MemoryBroker | None = None) -> AsyncIterator[Serving]:
+async def serving(
+    config: Config | None = None, *, broker: MemoryBroker | None = None, farewell: float = 0.02
+) -> AsyncIterator[Serving]:
     """Run a service, with a topic exchange named news; at the end it must stop by itself and leave nothing."""
     broker = broker if broker is not None else MemoryBroker()
     broker.declare("news", Declaration("topic"))
@@ -108,7 +112,7 @@ async def serving(config: Config | None = None, *, broker: MemoryBroker | None =
             yield Serving(service, broker, nursery)
             nursery.cancel_scope.cancel()
         service.stop()
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(PATIENCE), mock.patch.object(listener, "FAREWELL", farewell):
             await service.stopped.wait()
 
 
