@@ -58,7 +58,7 @@ export class ListenView {
       else this.start();
     });
     for (const kind of ["input", "change"]) byId("listen-form").addEventListener(kind, () => this.describe());
-    byId("listen-route").addEventListener("change", () => this.askParameters());
+    byId("listen-route").addEventListener("change", () => this.changeRoute());
     byId("listen-away").addEventListener("click", () => this.comeBackLater());
     byId("listen-filter").addEventListener("input", (/** @type {any} */ event) => (this.log.filter = event.target.value));
     byId("listen-clear").addEventListener("click", () => this.log.clear());
@@ -81,7 +81,7 @@ export class ListenView {
   /** Choose a route. @param {string} path */
   pick(path) {
     byId("listen-route").value = path;
-    this.askParameters();
+    this.changeRoute();
     const first = byId("listen-parameters").querySelector("input") ?? byId("listen-connect");
     byId("workbench").scrollIntoView({ block: "nearest" });
     first.focus({ preventScroll: true });
@@ -89,6 +89,11 @@ export class ListenView {
 
   get route() {
     return this.routes.find(({ path }) => path === byId("listen-route").value);
+  }
+
+  changeRoute() {
+    byId("listen-last-id").value = ""; // it means nothing on another route
+    this.askParameters();
   }
 
   askParameters() {
@@ -174,8 +179,8 @@ export class ListenView {
     this.cut = new AbortController();
     const signal = AbortSignal.any([stop, this.cut.signal]);
     const why = await this.connect(parser, signal);
-    stop.throwIfAborted();
     this.lastEventId = parser.lastEventId;
+    stop.throwIfAborted();
     byId("listen-away").disabled = true;
     const wait = this.away ? this.away * 1000 : (parser.retry ?? RETRY);
     const text = this.away ? `Disconnected on purpose for ${this.away} s` : `${why}; again in ${(wait / 1000).toFixed(1)} s`;
@@ -246,7 +251,7 @@ export class ListenView {
     byId("listen-away").disabled = true;
     if (byId("listen-status").dataset.state !== "bad") {
       this.status("idle", "Not listening");
-      this.log.mark("Stopped");
+      this.log.mark(this.lastEventId ? `Stopped; the last id was ${this.lastEventId}` : "Stopped");
     }
   }
 

@@ -25,6 +25,7 @@ def test_numbers_are_live(person: Person, watched: Service) -> None:
     person.until(lambda: "at most" in str(person.find("#tile-events svg").get_attribute("aria-label")), "a plot")
     assert person.run("return document.querySelector('#tile-events .line').getAttribute('d').length") > 20
     person.click("#listen-connect")
+    person.until(lambda: "the last id was" in person.texts(".mark")[0], "the end of it")
     person.until(lambda: person.row("/events/orders")[0] == "0", "no stream")
 
 
