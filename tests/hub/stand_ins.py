@@ -10,7 +10,8 @@ from typing import Any
 import trio
 
 from sidecar.amqp import Properties
-from sidecar.broker.memory import MemoryBroker, MemoryTap
+from sidecar.broker.memory import MemoryBroker
+from sidecar.broker.memory_exchange import MemoryTap
 from sidecar.broker.port import Binding, BrokerAway, BrokerError, BrokerRefused, Declaration, Exchange, Sink, Tap
 from sidecar.deadlines import Deadlines
 from sidecar.hub.encoder import Encoder
