@@ -37,6 +37,9 @@ class Doorkeeper(ThreadingHTTPServer):
         self.waited_for = threading.Event()
         self.closing = threading.Event()
 
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of connections that the sidecar has closed."""
+
 
 class _Answer(BaseHTTPRequestHandler):
     server: Doorkeeper
