@@ -35,6 +35,10 @@ async def test_a_token_in_a_query_is_nowhere_to_be_found(both: Client, name: str
     )
     assert expires.end is None
     pages = [sidecar.ask(path).body for path in ("/routes", "/metrics", "/", "/explain?path=/mine")]
+    watching = await wire.open_http1(both.nursery, ("127.0.0.1", sidecar.admin_port), "/overview/stream")
+    await watching.response.until_events(1)
+    pages.append(watching.response.body.decode())
+    assert "client_left" in pages[-1]
     assert _is_log_line(sidecar.log.lines)
     for secret in secrets:
         for piece in (secret, secret.rpartition(".")[2]):
