@@ -21,7 +21,7 @@ from zlib import crc32
 from sidecar.amqp import Delivery
 
 _STREAM = re.compile(r"([A-Za-z0-9_-]{4})\.(?:(0|[1-9][0-9]{0,18})\.([A-Za-z0-9_-]{6})|begin)")
-_MEMORY = re.compile(r"(m[A-Za-z0-9_-]{8})\.([1-9][0-9]{0,18})")
+_MEMORY = re.compile(r"(m[A-Za-z0-9_-]{8})\.(0|[1-9][0-9]{0,18})")
 _MAX_OFFSET = 2**63 - 1
 
 

@@ -2,7 +2,8 @@
 
 Strategy: ids count within one memory, and a memory has a random name. Whoever comes back with an id of another
 process, or of a memory that is gone, is told so; whoever comes back late is told that events were missed, and gets
-all there are. A slow reader is sent to the memory too, instead of keeping a backlog of its own.
+all there are. What the memory itself has missed is remembered too, as the reset that says it. A slow reader is sent to
+the memory, instead of keeping a backlog of its own.
 """
 
 from __future__ import annotations
@@ -11,24 +12,25 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
+from sidecar import sse
 from sidecar.amqp import Delivery
 from sidecar.cursor import MemoryCursor
-from sidecar.hub.replay import PAGE, follow
+from sidecar.hub.replay import PAGE, ReplaySubscription, follow
 from sidecar.hub.ring import Ring
-from sidecar.hub.subscription import Start, Subscriber, Subscription, Wanted
+from sidecar.hub.subscription import Start, Subscriber, Wanted
 from sidecar.observe.reasons import ResetReason
 
 REMEMBER_BYTES: Final = 16 * 1024 * 1024
 """Bytes that one memory holds at most, however many events it may hold."""
 
 
-class RememberingSubscription(Subscription):
+class RememberingSubscription(ReplaySubscription):
     """A live subscription with a memory."""
 
     def __init__(self, wanted: Wanted) -> None:
         super().__init__(wanted)
-        self._name = "m" + secrets.token_urlsafe(6)
-        self._ring: Ring[bytes] = Ring(wanted.remember, REMEMBER_BYTES, low=0)
+        self.name = "m" + secrets.token_urlsafe(6)
+        self.ring: Ring[bytes] = Ring(wanted.remember, REMEMBER_BYTES, low=0)
 
     @property
     def heard(self) -> bool:
@@ -36,53 +38,69 @@ class RememberingSubscription(Subscription):
         return True
 
     def greeting(self, start: Start) -> bytes:
-        """The id of the present: who has received nothing can resume from here."""
-        return b"id: %b\n\n" % str(MemoryCursor(self._name, self._ring.high)).encode() if self._ring.high else b""
+        """The id of the beginning or of the present: who has received nothing can resume from there."""
+        if self._known(start.last_event_id) is not None:
+            return b""  # its own id is better
+        place = self.ring.low if start.earliest else self.ring.high
+        return b"id: %b\n\n" % str(MemoryCursor(self.name, place)).encode()
 
     def join(self, subscriber: Subscriber, start: Start) -> None:
-        """Replay from memory what came after the client's id."""
-        if not (start.last_event_id or start.earliest):
-            self.attach(subscriber)
-            return
-        subscriber.spawn(self._replay, subscriber, self._place(subscriber, start))
-
-    def _place(self, subscriber: Subscriber, start: Start) -> int:
-        if start.earliest:
-            return self._ring.low
-        cursor = MemoryCursor.parse(start.last_event_id)
-        if cursor is None or cursor.name != self._name or cursor.sequence > self._ring.high:
+        """Let it hear; first what came after its id."""
+        place = self.ring.low if start.earliest else self._known(start.last_event_id)
+        if start.last_event_id and place is None:
             subscriber.reset(ResetReason.UNKNOWN_ID)
-            return self._ring.high
-        return cursor.sequence
+        if place is None:
+            self.admit(subscriber)
+        else:
+            subscriber.spawn(Recall(self, subscriber, place).run)
 
-    async def _replay(self, subscriber: Subscriber, position: int) -> None:
-        while position >= 0 and not subscriber.ended:
-            if not self.covers(position):
-                subscriber.reset(ResetReason.TRUNCATED)
-                position = self._ring.low
-            position = await follow(subscriber, self, self, position)
+    def _known(self, last_event_id: str) -> int | None:
+        cursor = MemoryCursor.parse(last_event_id)
+        known = cursor is not None and cursor.name == self.name and cursor.sequence <= self.ring.high
+        return cursor.sequence if cursor is not None and known else None
 
-    def fell_behind(self, subscriber: Subscriber) -> bool:
+    def resume(self, subscriber: Subscriber) -> None:
         """Let it go on from memory when it reads again."""
-        self.detach(subscriber)
-        subscriber.spawn(self._replay, subscriber, self._ring.high)
-        return True
-
-    # ------------------------------------------------------------------ what it remembers
+        subscriber.spawn(Recall(self, subscriber, self.ring.high).run)
 
     def encode(self, delivery: Delivery, event_id: str | None = None) -> bytes | None:
         """Return the block with the memory's next id, and remember it."""
-        sequence = self._ring.high + 1
-        block = super().encode(delivery, str(MemoryCursor(self._name, sequence)))
+        sequence = self.ring.high + 1
+        block = super().encode(delivery, str(MemoryCursor(self.name, sequence)))
         if block is not None:
-            self._ring.append(sequence, block, len(block))
+            self.ring.append(sequence, block, len(block))
         return block
 
-    def covers(self, position: int) -> bool:
-        """Whether everything after a position is remembered."""
-        return position >= self._ring.low
+    def reset(self, reason: ResetReason) -> None:
+        """Tell every subscriber, and everybody who comes back from before it."""
+        super().reset(reason)
+        block = sse.reset(reason)
+        self.ring.append(self.ring.high + 1, block, len(block))
 
-    def page(self, position: int) -> tuple[int, Sequence[bytes]]:
-        """Return the next blocks after a position."""
-        entries = self._ring.after(position, PAGE)
-        return (entries[-1][0], [block for _, block in entries]) if entries else (position, [])
+
+class Recall:
+    """One subscriber's way through a memory: a `History`."""
+
+    def __init__(self, subscription: RememberingSubscription, subscriber: Subscriber, place: int) -> None:
+        """Begin after ``place``, a sequence number."""
+        self._subscription = subscription
+        self._subscriber = subscriber
+        self._place = place
+
+    async def run(self) -> None:
+        """Go on until the subscriber hears live, or has ended."""
+        while not await follow(self._subscriber, self._subscription, self):
+            self._subscriber.reset(ResetReason.TRUNCATED)
+            self._place = self._subscription.ring.low
+
+    def covers(self) -> bool:
+        """Whether everything after the place is remembered."""
+        return self._place >= self._subscription.ring.low
+
+    def page(self) -> Sequence[bytes] | None:
+        """Return the next blocks."""
+        entries = self._subscription.ring.after(self._place, PAGE)
+        if not entries:
+            return None
+        self._place = entries[-1][0]
+        return [block for _, block in entries]

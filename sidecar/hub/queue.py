@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Final
 
 import trio
 
 from sidecar.amqp import Delivery
-from sidecar.broker.port import BrokerAway, BrokerError, Consumer, WorkQueue
+from sidecar.broker.port import BrokerAway, BrokerError, BrokerRefused, Consumer, WorkQueue
 from sidecar.hub.batch import Batch
 from sidecar.hub.source import Ground
 from sidecar.hub.subscription import Start, Subscriber, Subscription, Wanted
 from sidecar.observe.reasons import CloseReason
+
+PAUSE: Final = 0.2
+"""Seconds between tries to consume again."""
 
 
 class QueueSubscription(Subscription):
@@ -32,13 +36,19 @@ class QueueSubscription(Subscription):
         self._subscriber: Subscriber | None = None
         self._early: list[Delivery] = []
         self._unacknowledged = 0
-        self._over: BrokerError | None = None
-        self._news = trio.Event()
+        self._lost: BrokerError | None = None
+        self._retired = False
+        self._changed = trio.Event()
 
     async def open(self) -> None:
         """Begin to consume. Raises `BrokerError`."""
-        self._over, self._unacknowledged = None, 0
-        self._consumer = await self._ground.broker.consume(self._queue, self, prefetch=self.wanted.prefetch)
+        self._lost, self._unacknowledged = None, 0
+        consumer = await self._ground.broker.consume(self._queue, self, prefetch=self.wanted.prefetch)
+        if self._retired:
+            await consumer.aclose()
+        elif self._lost is None:
+            self._consumer = consumer
+            self._acknowledge_settled()
 
     def join(self, subscriber: Subscriber, start: Start) -> None:
         """Hand over what has arrived already, and all that comes."""
@@ -49,19 +59,25 @@ class QueueSubscription(Subscription):
         subscriber.spawn(self._keep_consuming, subscriber)
 
     async def _keep_consuming(self, subscriber: Subscriber) -> None:
-        while not subscriber.ended:
-            while self._over is None:
-                self._news = trio.Event()
-                await self._news.wait()
-            if not isinstance(self._over, BrokerAway):
+        while not self._retired:
+            if self._lost is None:
+                self._changed = trio.Event()
+                await self._changed.wait()
+            elif isinstance(self._lost, BrokerRefused):
                 subscriber.end(CloseReason.BROKER_REFUSED)
-                return
-            await self._ground.broker.wait_connected()
-            try:
-                await self.open()
-            except BrokerError as error:
-                self._over = error
-                await trio.sleep(0.2)
+            else:
+                await self._consume_again()
+
+    async def _consume_again(self) -> None:
+        await self._ground.broker.wait_connected()
+        if self._retired:
+            return
+        try:
+            await self.open()
+        except BrokerError as error:
+            self._lost = error
+            if isinstance(error, BrokerAway):
+                await trio.sleep(PAUSE)
 
     # ------------------------------------------------------------------ the broker's sink
 
@@ -69,32 +85,37 @@ class QueueSubscription(Subscription):
         """Write messages, and acknowledge them once the socket has them."""
         if self._subscriber is None:
             self._early += deliveries
-            return
-        if not deliveries:
-            return
-        batch = Batch(time.perf_counter())
-        for delivery in deliveries:
-            batch.add(self, delivery)
-        batch.write()
-        self._ground.flush()
-        batch.measure()
-        self._unacknowledged = deliveries[-1].delivery_tag
-        if self._subscriber.settled():
-            self.caught_up()
+        elif deliveries and not self._subscriber.ended:
+            batch = Batch(time.perf_counter())
+            for delivery in deliveries:
+                batch.add(self, delivery)
+            batch.write()
+            self._ground.flush()
+            batch.measure()
+            self._unacknowledged = deliveries[-1].delivery_tag
+            self._acknowledge_settled()
 
     def ended(self, error: BrokerError) -> None:
         """The consumer is gone, with the connection or with its queue."""
-        self._consumer, self._over = None, error
-        self._news.set()
+        self._consumer, self._lost = None, error
+        self._early.clear()
+        self._changed.set()
 
     def caught_up(self) -> None:
         """Everything that was written is in the socket."""
-        if self._unacknowledged and self._consumer is not None:
+        self._acknowledge_settled()
+
+    def _acknowledge_settled(self) -> None:
+        """Acknowledge what is in the socket; an ended stream has what it has acknowledged, and no more."""
+        subscriber = self._subscriber
+        if self._unacknowledged and self._consumer and subscriber and not subscriber.ended and subscriber.settled():
             self._consumer.acknowledge(self._unacknowledged)
             self._unacknowledged = 0
 
     def retire(self) -> None:
         """The stream is over: what was not acknowledged goes back to the queue."""
+        self._retired = True
+        self._changed.set()
         consumer, self._consumer = self._consumer, None
         self._early.clear()
         if consumer is not None:

@@ -18,6 +18,8 @@ from sidecar.broker.port import Broker, BrokerError, Offset, Reader
 
 WINDOW: Final = 256
 """Messages that the broker may send ahead of what has been dealt with."""
+CLOSE_WITHIN: Final = 2.0
+"""Seconds to wait for the broker at the end of a reading; it ends anyway."""
 
 
 class Reading:
@@ -32,20 +34,21 @@ class Reading:
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Keep it for `next`, or hand it on in the broker's task."""
-        if self._hand_on is not None:
-            self._hand_on(deliveries)
-            self.done(len(deliveries))
+        if self._hand_on is None:
+            self._arrived += deliveries
+            self._news.set()
             return
-        self._arrived += deliveries
-        self._news.set()
+        try:
+            self._hand_on(deliveries)
+        finally:
+            self.done(len(deliveries))
 
     async def hand_on(self, deliver: Callable[[Sequence[Delivery]], None]) -> None:
         """From now on hand everything on at once, also what has been kept. Raises `BrokerError` at the end."""
-        kept, self._arrived = self._arrived, []
         self._hand_on = deliver
+        kept, self._arrived = self._arrived, []
         if kept:
-            deliver(kept)
-            self.done(len(kept))
+            self.deliver(kept)
         await self.next()
 
     def ended(self, error: BrokerError) -> None:
@@ -55,6 +58,7 @@ class Reading:
 
     async def next(self) -> list[Delivery]:
         """Return what has arrived, waiting for at least one message. Raises `BrokerError` at the end."""
+        await trio.lowlevel.checkpoint()  # a broker in this process is never waited for: let the others have a turn
         while not self._arrived:
             if self._error is not None:
                 raise self._error
@@ -62,6 +66,12 @@ class Reading:
             await self._news.wait()
         arrived, self._arrived = self._arrived, []
         return arrived
+
+    async def within(self, seconds: float) -> list[Delivery]:
+        """Return what arrives in so many seconds, as `next` does; nothing where nothing comes."""
+        with trio.move_on_after(seconds):
+            return await self.next()
+        return []
 
     def done(self, count: int) -> None:
         """So many messages are dealt with: the broker may send as many more."""
@@ -77,5 +87,5 @@ async def reading(broker: Broker, stream: str, offset: Offset) -> AsyncIterator[
     try:
         yield sink
     finally:
-        with trio.CancelScope(shield=True), trio.move_on_after(2):
+        with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_WITHIN):
             await sink.reader.aclose()

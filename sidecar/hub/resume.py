@@ -1,8 +1,9 @@
 """From a client's last event ID to the live edge of a stream: proven, complete, once.
 
 Strategy: a place is a cursor. While the ring covers it, events come from memory; where it does not, the ring is made
-to reach back if its room allows, else the client gets a reader of its own until it meets the ring. Wherever a place
-was not had from this very stream it is proven first: the message there is read again and compared.
+to reach back if its room allows, else the client gets a reader of its own, for a turn at a time, until it meets the
+ring. Wherever a reading begins at a place the message there is read again and compared, so nothing that happened to
+the stream meanwhile goes unnoticed.
 """
 
 from __future__ import annotations
@@ -15,21 +16,27 @@ from typing import Final
 import trio
 
 from sidecar.amqp import Delivery
-from sidecar.broker.port import BrokerAway, BrokerError, Offset
+from sidecar.broker.port import BrokerError, Offset
 from sidecar.cursor import Cursor, check_of, offset_of
 from sidecar.hub.batch import encoded
-from sidecar.hub.reading import reading
-from sidecar.hub.replay import PAGE, follow
-from sidecar.hub.subscription import Start, Subscriber, Subscription, Wanted
+from sidecar.hub.reading import Reading, reading
+from sidecar.hub.replay import PAGE, ReplaySubscription, follow
+from sidecar.hub.subscription import Start, Subscriber, Wanted
 from sidecar.hub.tail import PATIENCE, StreamSource, judge
 from sidecar.observe.reasons import CloseReason, ResetReason
 from sidecar.topic import Index, index_for
 
 ENCODED: Final = 8192
 """Replayed blocks that a subscription keeps, for the others who come back in the same moment."""
+ENCODED_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of these blocks together."""
+TURN: Final = 10.0
+"""Seconds that one client may hold a reader of its own while others wait for one."""
+PAUSE: Final = 0.2
+"""Seconds before a reading that broke is tried again."""
 
 
-class StreamSubscription(Subscription):
+class StreamSubscription(ReplaySubscription):
     """A subscription on a stream."""
 
     def __init__(self, wanted: Wanted, source: StreamSource) -> None:
@@ -39,10 +46,11 @@ class StreamSubscription(Subscription):
         for binding in wanted.bindings:
             self._selector.add(binding.key, binding.headers, True)
         self._encoded: dict[int, bytes | None] = {}
+        self._encoded_bytes = 0
 
     def greeting(self, start: Start) -> bytes:
         """The id of the present, or of the beginning: who has received nothing can resume from there."""
-        if start.since or (start.last_event_id and self._readable(start.last_event_id)):
+        if start.since or self._readable(start.last_event_id):
             return b""  # it has an id that is better, or will have one with the first event
         place = Cursor(self.source.tag, -1, "") if start.earliest else self.source.cursor
         return b"id: %b\n\n" % str(place).encode()
@@ -55,27 +63,26 @@ class StreamSubscription(Subscription):
         """Let it hear from where it wants to begin."""
         cursor = self._readable(start.last_event_id)
         if start.last_event_id and cursor is None:
-            self.attach(subscriber)
             subscriber.reset(ResetReason.UNKNOWN_ID)
+            self.admit(subscriber)
         elif start.live:
-            self.attach(subscriber)
+            self.admit(subscriber)
         else:
-            subscriber.spawn(Resume(self, subscriber, start, cursor).run)
+            subscriber.spawn(Resume(self, subscriber, cursor, since=start.since).run)
 
-    def fell_behind(self, subscriber: Subscriber) -> bool:
-        """Let it go on from the stream when it reads again: everything up to the live edge has been written to it."""
-        self.detach(subscriber)
-        subscriber.spawn(Resume(self, subscriber, Start(), self.source.cursor, proven=True).run)
-        return True
+    def resume(self, subscriber: Subscriber) -> None:
+        """Let it go on from the stream when it reads again: everything up to the live edge was written to it."""
+        subscriber.spawn(Resume(self, subscriber, self.source.cursor, proven=True).run)
 
     def block(self, delivery: Delivery) -> bytes | None:
         """Return the block of a past message; None where it is not for this subscription."""
         offset = offset_of(delivery)
         if offset in self._encoded:
             return self._encoded[offset]
-        if len(self._encoded) >= ENCODED:
-            self._encoded.clear()
+        if len(self._encoded) >= ENCODED or self._encoded_bytes >= ENCODED_BYTES:
+            self.forget_past()
         block = self._encoded[offset] = self._encode_past(offset, delivery)
+        self._encoded_bytes += len(block or b"")
         return block
 
     def _encode_past(self, offset: int, delivery: Delivery) -> bytes | None:
@@ -86,8 +93,9 @@ class StreamSubscription(Subscription):
         return encoded(self, delivery, str(Cursor(self.source.tag, offset, check_of(delivery))))
 
     def forget_past(self) -> None:
-        """The stream is another one: what was encoded stands for nothing."""
+        """Let go of what was encoded; after the stream was made anew it stands for nothing."""
         self._encoded.clear()
+        self._encoded_bytes = 0
 
     def reset(self, reason: ResetReason) -> None:
         """Tell every subscriber; after a new beginning the old blocks are void."""
@@ -102,21 +110,24 @@ class Resume:
         self,
         subscription: StreamSubscription,
         subscriber: Subscriber,
-        start: Start,
         place: Cursor | None,
         *,
+        since: datetime | None = None,
         proven: bool = False,
     ) -> None:
-        """Begin after ``place`` where there is one, else where ``start`` says."""
+        """Begin after ``place``; without one at a time, or with the oldest message."""
         self._subscription = subscription
         self._subscriber = subscriber
         self._source = subscription.source
-        self._place = place or Cursor(self._source.tag, -1, "")
-        self._begin: Offset | None = start.since if place is None else None
-        self._lenient = place is None
-        """Beginning with the oldest message there is: nothing can have been cut off before it."""
-        self._proven = proven
         self._generation = self._source.generation
+        self._place = place or Cursor(self._source.tag, -1, "")
+        self._begin = since if place is None else None
+        """The time to begin at, while no reading has begun there."""
+        self._since = self._begin
+        """The time before which messages are left out, until one is later."""
+        self._lenient = place is None
+        """Whether it had nothing of this stream yet: whatever comes first, nothing was cut off before it."""
+        self._proven = proven
 
     async def run(self) -> None:
         """Go on until the subscriber hears live, or has ended."""
@@ -124,29 +135,30 @@ class Resume:
             try:
                 if await self._step():
                     return
-            except (BrokerAway, trio.TooSlowError):
-                self._proven = False
-                await trio.sleep(0.2)
+            except (BrokerError, trio.TooSlowError):
+                if self._source.over is not None:
+                    self._subscriber.end(CloseReason.BROKER_REFUSED)
+                await trio.sleep(PAUSE)
                 await self._source.broker.wait_connected()
-            except BrokerError:
-                self._subscriber.end(CloseReason.BROKER_REFUSED)
 
     async def _step(self) -> bool:
-        """Come closer by one way of going; returns whether the subscriber hears live."""
+        """Come closer by one way of going; returns whether nothing is left to do."""
         ring, offset = self._source.ring, self._place.offset
         if self._generation != self._source.generation:
             self._recreated()
         elif self._begin is not None:
             await self._read(self._begin)
-        elif self._proven and self.covers(offset):
-            return await follow(self._subscriber, self._subscription, self, offset) == -1
+        elif self._proven and self.covers():
+            return await follow(self._subscriber, self._subscription, self)
         elif offset > ring.high:
             if not await self._source.reaches(offset):
-                self._recreated()
+                await self._read(offset)
+        elif offset + 1 < self._source.oldest or (max(offset, 0) < self._source.oldest and not self._lenient):
+            self._truncated()
         elif offset > ring.low or offset == ring.low == -1:
             self._prove(ring.at(offset) if offset >= 0 else None)
         else:
-            await self._go_back()
+            await self._go_back(offset + 1 if self._lenient else max(offset, 0))
         return False
 
     def _prove(self, found: Delivery | None) -> None:
@@ -162,81 +174,105 @@ class Resume:
         self._subscription.forget_past()
         self._subscriber.reset(ResetReason.RECREATED)
 
-    async def _go_back(self) -> None:
+    def _truncated(self) -> None:
+        """Retention is known to have passed the place: go on with the oldest message, as everybody who comes late."""
+        if not self._lenient:
+            self._subscriber.reset(ResetReason.TRUNCATED)
+        self._place = Cursor(self._source.tag, self._source.oldest - 1, "")
+        self._lenient = self._proven = True
+
+    async def _go_back(self, begin: int) -> None:
         """Memory does not reach that far."""
-        offset = max(self._place.offset, 0)
-        if not self._lenient and self._source.has_room(offset):
-            await self._source.fill(offset)
-            if self._source.ring.low < offset:
+        if self._source.has_room(begin):
+            await self._source.fill(begin)
+            if begin < self._source.oldest or self._source.ring.low < begin:
                 return
-        await self._read(offset)
+        await self._read(begin)
 
     async def _read(self, offset: Offset) -> None:
-        """Read the stream until the ring covers what is left."""
+        """Read the stream for a turn, or until the ring covers what is left."""
+        await self._subscriber.room()
         edge = self._source.cursor
         async with self._source.readers, reading(self._source.broker, self._source.spec.name, offset) as read:
-            arrived: Sequence[Delivery] = []
-            with trio.move_on_after(PATIENCE):
-                arrived = await read.next()
-            if not arrived:  # nothing since then: what comes now comes after the edge we knew
-                self._place, self._proven, self._begin = edge, True, None
+            arrived = await read.within(PATIENCE)
+            if arrived:
+                with trio.move_on_after(TURN):
+                    await self._replay(read, arrived)
+            else:
+                self._nothing_there(edge)
+
+    async def _replay(self, read: Reading, arrived: Sequence[Delivery]) -> None:
+        count = len(arrived)
+        arrived = self._judged(arrived)
+        while self._proven and not self._subscriber.ended and self._generation == self._source.generation:
+            await self._write(arrived)
+            if self.covers():
                 return
+            read.done(count)
+            with trio.fail_after(PATIENCE):
+                arrived = await read.next()
             count = len(arrived)
-            if not self._proven:
-                arrived = self._judged(arrived)
-            while not self._subscriber.ended:
-                await self._write(arrived)
-                if not self._proven or self.covers(self._place.offset):
-                    return
-                read.done(count)
-                with trio.fail_after(PATIENCE):
-                    arrived = await read.next()
-                count = len(arrived)
+
+    def _nothing_there(self, edge: Cursor) -> None:
+        """No message came: none stands there, or the broker is slow."""
+        if self._begin is not None:  # none since then: what comes now comes after the edge we knew
+            self._place, self._proven, self._lenient, self._begin = edge, True, False, None
+        elif self._place.offset > self._source.ring.high:
+            self._recreated()
+        else:
+            raise trio.TooSlowError
 
     def _judged(self, arrived: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Look at the first message; returns those to write."""
-        verdict = None if self._lenient or self._begin is not None else judge(self._place, arrived[0])
+        """Look at the first message; returns those that come after the place."""
+        verdict = None if self._lenient else judge(self._place, arrived[0])
         if verdict is ResetReason.RECREATED:
             self._recreated()
             return []
         if verdict is ResetReason.TRUNCATED:
             self._subscriber.reset(verdict)
-        if isinstance(self._begin, datetime):
-            arrived = self._since(self._begin, arrived)
+        had = verdict is None and not self._lenient and self._place.offset >= 0
         self._proven, self._begin = True, None
-        known = verdict is None and not self._lenient and self._place.offset >= 0
-        return arrived[1:] if known else arrived
-
-    def _since(self, time: datetime, arrived: Sequence[Delivery]) -> Sequence[Delivery]:
-        """The broker begins with the chunk a time falls into: leave out what says that it is older."""
-        for index, delivery in enumerate(arrived):
-            stamp = delivery.properties.timestamp
-            if stamp is None or stamp >= time:
-                return arrived[index:]
-            self._place = replace(self._place, offset=offset_of(delivery), check=check_of(delivery))
-        return []
+        return arrived[1:] if had else arrived
 
     async def _write(self, deliveries: Sequence[Delivery]) -> None:
         for begin in range(0, len(deliveries), PAGE):
             page = deliveries[begin : begin + PAGE]
-            blocks = [block for delivery in page if (block := self._subscription.block(delivery)) is not None]
             await self._subscriber.room()
+            blocks = self._blocks(page)
             if blocks:
                 self._subscriber.replay(blocks)
-            self._place = replace(self._place, offset=offset_of(page[-1]), check=check_of(page[-1]))
+            self._advance(page[-1])
+
+    def _blocks(self, deliveries: Sequence[Delivery]) -> Sequence[bytes]:
+        if self._since is not None:
+            deliveries = self._later(self._since, deliveries)
+        return [block for delivery in deliveries if (block := self._subscription.block(delivery)) is not None]
+
+    def _later(self, since: datetime, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """The broker begins with the chunk a time falls into: leave out what says that it is older."""
+        for index, delivery in enumerate(deliveries):
+            stamp = delivery.properties.timestamp
+            if stamp is None or stamp >= since:
+                self._since = None
+                return deliveries[index:]
+        return []
+
+    def _advance(self, last: Delivery) -> None:
+        self._place = replace(self._place, offset=offset_of(last), check=check_of(last))
+        self._lenient = False
 
     # ------------------------------------------------------------------ the ring, as this subscriber's history
 
-    def covers(self, position: int) -> bool:
-        """Whether everything after a position is in the ring, and the stream still the same."""
-        return position >= self._source.ring.low and self._generation == self._source.generation
+    def covers(self) -> bool:
+        """Whether everything after the place is in the ring, and the stream still the same."""
+        ring = self._source.ring
+        return ring.low <= self._place.offset <= ring.high and self._generation == self._source.generation
 
-    def page(self, position: int) -> tuple[int, Sequence[bytes]]:
-        """Return the next blocks after a position."""
-        entries = self._source.ring.after(position, PAGE)
+    def page(self) -> Sequence[bytes] | None:
+        """Return the next blocks after the place."""
+        entries = self._source.ring.after(self._place.offset, PAGE)
         if not entries:
-            return position, []
-        offset, last = entries[-1]
-        self._place = replace(self._place, offset=offset, check=check_of(last))
-        blocks = [self._subscription.block(delivery) for _, delivery in entries]
-        return offset, [block for block in blocks if block is not None]
+            return None
+        deliveries = [delivery for _, delivery in entries]
+        self._advance(deliveries[-1])
+        return self._blocks(deliveries)

@@ -1,11 +1,13 @@
 """A stream's live edge: one reader for the whole process, and its last messages in memory.
 
 Strategy: the reader follows the stream from its last message on and puts everything into a ring; subscriptions hear
-it through an index, as they would hear an exchange. Where the connection breaks, the reader goes on at the message it
+it through an index, as they would hear an exchange. Where the reading breaks, the next one begins at the message it
 had last, *inclusive*, and compares: the same message means nothing was lost; a later one means retention has cut the
-stream; another one, or none, means that the stream was deleted and made anew. Clients that come back are followed
-from the ring (`sidecar.hub.resume`); the ring grows backwards, with one extra reader for all of them, where its room
-allows.
+stream; another one means that the stream was deleted and made anew. Clients that come back are followed from the ring
+(`sidecar.hub.resume`); the ring grows backwards, with one extra reader for all of them, where its room allows.
+
+A broker does not say that a stream is empty, or shorter than it was: nothing comes, as from a slow one. So silence
+alone is never taken for a new stream; only silence at our place together with a message at the stream's beginning is.
 """
 
 from __future__ import annotations
@@ -35,10 +37,18 @@ RING_BYTES: Final = 32 * 1024 * 1024
 """Bytes of one stream kept in memory."""
 READERS: Final = 8
 """Readers of one stream, beside the live one, at a time: clients too far behind for the ring take turns."""
+EMPTY_AFTER: Final = 0.5
+"""Seconds without a message after which a stream counts as empty, at the start."""
 SETTLE: Final = 0.05
-"""Seconds without a message after which the stream's end counts as reached, at the start."""
+"""Seconds without a message after which a stream's end counts as reached, at the start."""
 PATIENCE: Final = 2.0
-"""Seconds to wait for a message that must exist, before the stream counts as made anew."""
+"""Seconds to wait for a message that should exist."""
+REACH: Final = 0.25
+"""Seconds by which another replica's live edge may be ahead of ours."""
+PAUSE: Final = 0.1
+"""Seconds between a reading that broke and the next."""
+REFUSALS: Final = 3
+"""Refusals to read, one after the other, of a stream that can be declared, before it is given up."""
 
 _log = structlog.get_logger("sidecar.hub")
 
@@ -51,29 +61,32 @@ class StreamSource:
         self.users = 0
         self.subscriptions: dict[Subscription, None] = {}
         self.tag = tag_of(stream.name)
+        self.broker = ground.broker
         self.ring: Ring[Delivery] = Ring(RING_EVENTS, RING_BYTES)
         self.generation = 0
         """Counts how often the stream was found made anew."""
+        self.oldest = 0
+        """What is known of retention: nothing stands before this offset."""
+        self.over: BrokerRefused | None = None
+        """Why it is not followed any more."""
         self.readers = trio.CapacityLimiter(READERS)
+        self.cursor = Cursor(self.tag, -1, "")
+        """The live edge: the last message that was had."""
         self._ground = ground
-        self.broker = ground.broker
-        self._last: Cursor | None = None
         self._types: dict[str | None, str] = {}
         self._indexes: dict[str | None, Index[Subscription]] = {}
+        self._anew = False
+        self._doubtful = False
+        self._refusals = 0
         self._running: trio.CancelScope | None = None
         self._ready = trio.Event()
         self._moved = trio.Event()
         self._opening = trio.Lock()
         self._filling = trio.Lock()
-        self._oldest_wanted = 0
+        self._wanted_oldest = 0
 
     def __repr__(self) -> str:
         return f"<StreamSource {self.spec.name} {self.ring}>"
-
-    @property
-    def cursor(self) -> Cursor:
-        """The live edge: the last message that was written to the lanes."""
-        return self._last or Cursor(self.tag, -1, "")
 
     # ------------------------------------------------------------------ the hub's side
 
@@ -83,6 +96,8 @@ class StreamSource:
             async with self._opening:  # a thousand clients that come back at once ask the broker once
                 await self._begin_to_follow()
         await self._ready.wait()
+        if self.over is not None:
+            raise self.over
 
     async def _begin_to_follow(self) -> None:
         if self._running is None:
@@ -139,90 +154,90 @@ class StreamSource:
     async def _run(self) -> None:
         assert self._running is not None
         with self._running:
-            while True:
+            while self.over is None:
                 await self.broker.wait_connected()
                 try:
                     await self._follow()
-                except (BrokerAway, trio.TooSlowError):
+                except BrokerAway:
                     pass  # it will be back, and we go on where we were
                 except BrokerRefused as error:
-                    if not self._ready.is_set() or not await self._made_anew():
-                        self._ground.forget(self, error)
-                        self._ready.set()
-                        return
-                await trio.sleep(0.1)
+                    self._refused(error)
+                await trio.sleep(PAUSE)
 
-    async def _made_anew(self) -> bool:
-        """The reader was refused: was the stream deleted, and can it be declared again?"""
-        try:
-            await self.broker.open_stream(self.spec)
-        except BrokerAway:
-            return True
-        except BrokerRefused:
-            return False
-        return True
+    def _refused(self, error: BrokerRefused) -> None:
+        """The reading ended, or did not begin: a stream that was deleted may have been declared again since."""
+        self._refusals += 1
+        if self._refusals >= REFUSALS or not self._ready.is_set():
+            self.over = error
+            self._ready.set()
+            self._ground.forget(self, error)
 
     async def _follow(self) -> None:
-        count = await self.broker.open_stream(self.spec)
-        if self._last is None:
-            await self._begin(count)
-        elif not count and self._last.offset >= 0:
-            await self._begin_again()
+        await self.broker.open_stream(self.spec)
+        if not self._ready.is_set():
+            await self._begin()
+        elif self.cursor.offset < 0:
+            async with self._read("first") as read:
+                await self._go_on(read, await read.next())
         else:
-            await self._go_on(self._last)
+            async with self._read(self.cursor.offset) as read:
+                arrived = await read.within(PATIENCE)
+                if arrived:
+                    await self._go_on(read, arrived)
+            if not arrived:
+                await self._doubt()
 
-    async def _begin(self, count: int) -> None:
-        async with self._read("last" if count else "first") as read:
-            if count:
-                await self._settle(read)
-            else:
-                self._last = Cursor(self.tag, -1, "")
+    async def _begin(self) -> None:
+        async with self._read("last") as read:
+            await self._settle(read)
             self._ready.set()
             await read.hand_on(self._deliver)
 
     async def _settle(self, read: Reading) -> None:
         """Take in the last chunk, without telling anybody: all of it was published before we came."""
-        deadline = trio.current_time() + 5 * SETTLE
-        with trio.fail_after(PATIENCE):
-            arrived = await read.next()
-        self.ring = Ring(RING_EVENTS, RING_BYTES, low=offset_of(arrived[0]) - 1)
+        deadline = trio.current_time() + EMPTY_AFTER
+        arrived = await read.within(EMPTY_AFTER)
         while arrived:
             self._take_in(arrived)
             read.done(len(arrived))
-            arrived = []
-            with trio.move_on_at(min(deadline, trio.current_time() + SETTLE)):
-                arrived = await read.next()
+            arrived = await read.within(min(SETTLE, max(0.0, deadline - trio.current_time())))
 
-    async def _go_on(self, last: Cursor) -> None:
-        async with self._read(max(last.offset, 0)) as read:
-            arrived: list[Delivery] = []
-            with trio.move_on_after(PATIENCE if last.offset >= 0 else 0):
-                arrived = await read.next()
-            verdict = judge(last, arrived[0] if arrived else None)
-            if verdict is ResetReason.RECREATED:
-                self._restart()
-                return
-            if verdict is ResetReason.TRUNCATED:
-                self.ring = Ring(RING_EVENTS, RING_BYTES, low=offset_of(arrived[0]) - 1)
-                self._tell(verdict)
-            elif arrived and last.offset >= 0:
-                arrived = arrived[1:]
-                read.done(1)
-            self._deliver(arrived)
-            read.done(len(arrived))
-            await read.hand_on(self._deliver)
+    async def _go_on(self, read: Reading, arrived: Sequence[Delivery]) -> None:
+        """Compare the first message of a new reading with the last that was had, and follow it to its end."""
+        count, self._doubtful, last = len(arrived), False, self.cursor
+        verdict = None if self._anew else judge(last, arrived[0])
+        if verdict is ResetReason.RECREATED:
+            self._restart()
+            return
+        if verdict is ResetReason.TRUNCATED:
+            self._cut(offset_of(arrived[0]))
+        self._deliver(arrived if verdict or last.offset < 0 else arrived[1:])
+        read.done(count)
+        await read.hand_on(self._deliver)
 
-    async def _begin_again(self) -> None:
-        self._restart()
-        async with self._read("first") as read:
-            await read.hand_on(self._deliver)
+    async def _doubt(self) -> None:
+        """Nothing stands at our place. Where anything stands in the stream at all, and still not there, it is new."""
+        if self._doubtful:
+            self._restart()
+        else:
+            async with self._read("first") as read:
+                await read.next()
+            self._doubtful = True
 
     def _restart(self) -> None:
         """The stream is another one: everybody begins at its oldest message."""
         self.generation += 1
+        self.oldest = 0
         self.ring = Ring(RING_EVENTS, RING_BYTES)
-        self._last = Cursor(self.tag, -1, "")
+        self.cursor = Cursor(self.tag, -1, "")
+        self._anew, self._doubtful = True, False
         self._tell(ResetReason.RECREATED)
+
+    def _cut(self, oldest: int) -> None:
+        """Retention has passed our place."""
+        self.oldest = oldest
+        self.ring = Ring(RING_EVENTS, RING_BYTES, low=oldest - 1)
+        self._tell(ResetReason.TRUNCATED)
 
     def _tell(self, reason: ResetReason) -> None:
         _log.warning("a stream is not what it was", stream=self.spec.name, reason=str(reason))
@@ -234,10 +249,13 @@ class StreamSource:
         return reading(self.broker, self.spec.name, offset)
 
     def _take_in(self, deliveries: Sequence[Delivery]) -> None:
+        if self.cursor.offset < 0 and not self._anew:  # where it was not empty after all, something stands before this
+            self.ring = Ring(RING_EVENTS, RING_BYTES, low=offset_of(deliveries[0]) - 1)
         for delivery in deliveries:
             self.ring.append(offset_of(delivery), delivery, len(delivery.body))
         last = deliveries[-1]
-        self._last = Cursor(self.tag, offset_of(last), check_of(last))
+        self.cursor = Cursor(self.tag, offset_of(last), check_of(last))
+        self._anew, self._refusals = False, 0
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Into the ring, and to whoever hears it; called by the broker's task."""
@@ -271,7 +289,7 @@ class StreamSource:
 
     async def reaches(self, offset: int) -> bool:
         """Wait a moment for the live edge to pass an offset that another replica has given out."""
-        with trio.move_on_after(PATIENCE):
+        with trio.move_on_after(REACH):
             while self.ring.high < offset:
                 await self._moved.wait()
         return self.ring.high >= offset
@@ -282,29 +300,41 @@ class StreamSource:
         return self.ring.low - offset < events and bytes_ > RING_BYTES // 8
 
     async def fill(self, offset: int) -> None:
-        """Let the ring reach back to an offset (inclusive), with one reader for all who wait. Raises `BrokerError`."""
-        self._oldest_wanted = min(self._oldest_wanted, offset) if self._filling.locked() else offset
+        """Let the ring reach back to an offset (inclusive), with one reader for all who wait.
+
+        Where retention has passed it, `oldest` is known afterwards. Raises `BrokerError`, `trio.TooSlowError`.
+        """
+        self._wanted_oldest = min(self._wanted_oldest, offset) if self._filling.locked() else offset
         async with self._filling:
-            if self.ring.low < offset or not self.has_room(offset):
+            if self._reaches_back(offset):
                 return
             await trio.sleep(SETTLE)  # others come back in the same moment, some from further behind
-            oldest = min(offset, self._oldest_wanted)
+            oldest = min(offset, self._wanted_oldest)
             await self._fill_from(oldest if self.has_room(oldest) else offset)
 
+    def _reaches_back(self, offset: int) -> bool:
+        return self.ring.low < offset or offset < self.oldest
+
     async def _fill_from(self, offset: int) -> None:
-        generation, older = self.generation, list[tuple[int, Delivery, int]]()
-        room = self.ring.room[1]
-        async with reading(self.broker, self.spec.name, max(offset, 0)) as read:
-            while not older or older[-1][0] < self.ring.low:
-                with trio.fail_after(PATIENCE):
-                    arrived = await read.next()
-                older += [(offset_of(delivery), delivery, len(delivery.body)) for delivery in arrived]
+        generation, older, room = self.generation, list[Delivery](), self.ring.room[1]
+        async with self._read(offset) as read:
+            while not older or offset_of(older[-1]) < self.ring.low:
+                arrived = await read.within(PATIENCE)
                 room -= sum(len(delivery.body) for delivery in arrived)
-                if room < 0:
-                    return  # these are large: their clients get a reader of their own
+                if not arrived or room < 0:
+                    return  # the client's own reader finds out why, or deals with messages this large
+                older += arrived
                 read.done(len(arrived))
-        if self.generation == generation and older[0][0] <= self.ring.low:
-            self.ring.extend_left(older, older[0][0] - 1)
+        if self.generation == generation:
+            self._extend(offset, older)
+
+    def _extend(self, offset: int, older: Sequence[Delivery]) -> None:
+        first = offset_of(older[0])
+        if first > offset:
+            self.oldest = max(self.oldest, first)
+        if first <= self.ring.low:
+            entries = [(offset_of(delivery), delivery, len(delivery.body)) for delivery in older]
+            self.ring.extend_left(entries, first - 1)
 
 
 def judge(last: Cursor, found: Delivery | None) -> ResetReason | None:

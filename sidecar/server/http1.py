@@ -103,7 +103,7 @@ class Http1Outlet(BufferedOutlet):
 
     def settled(self) -> bool:
         """Whether the socket has taken everything; if not, ``on_clear`` will be called when it has."""
-        return not self.behind
+        return not self.behind and not self.wire.closed
 
     def _refill(self) -> None:
         while self.behind and not self.wire.pending:

@@ -183,7 +183,7 @@ class Http2Outlet(BufferedOutlet):
         """Whether the socket has taken everything; if not, ``on_clear`` will be called when it has."""
         if not self.behind and self.cork.wire.pending:
             self._lag()
-        return not self.behind
+        return not self.behind and not self.cork.wire.closed
 
     def advance(self) -> bool:
         """Write some of what waits. Returns whether anything was written or the outlet has caught up."""

@@ -66,6 +66,16 @@ class Publisher:
             channel.close()
         return True
 
+    def queue_exists(self, name: str) -> bool:
+        """Whether a queue or a stream stands, asked passively on a channel of its own (a no closes it)."""
+        channel = self._connection.channel()
+        try:
+            channel.queue_declare(name, passive=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            return False
+        channel.close()
+        return True
+
     def close(self) -> None:
         """Close the connection."""
         with contextlib.suppress(pika.exceptions.AMQPError):

@@ -1,0 +1,165 @@
+"""A whole sidecar in the test's own process, before either broker, that can be stopped and started again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+
+from sidecar.amqp import Properties
+from sidecar.broker.memory import MemoryBroker
+from sidecar.config.load import parse
+from sidecar.service import Service
+from tests.lab import wire
+from tests.lab.publisher import Publisher, publishing
+
+PATIENCE = 20.0
+
+ROUTES = """
+broker: {url: "%(url)s", reconnect: {min: 50ms, max: 200ms}}
+listen: [{bind: "127.0.0.1:0"}]
+admin: {bind: "127.0.0.1:0"}
+drain: {within: 0s}
+defaults: {heartbeat: 60s}
+routes:
+  - path: /all
+    exchange: orders
+    declare: {type: topic}
+    replay: {stream: orders.events}
+  - path: /orders/{order}
+    exchange: orders
+    declare: {type: topic}
+    binding_key: "order.{order}"
+    replay: {stream: orders.events}
+  - path: /typed
+    exchange: orders
+    declare: {type: topic}
+    binding_key: ["order.1", "order.2"]
+    where: {type: paid}
+    replay: {stream: orders.events}
+  - path: /other
+    exchange: orders
+    declare: {type: topic}
+    replay: {stream: other.events}
+  - path: /short
+    exchange: orders
+    declare: {type: topic}
+    replay: {stream: short.events, max_bytes: 10KiB, segment_bytes: 2KiB}
+  - path: /stream
+    stream: orders.events
+    binding_key: "order.*"
+  - path: /remembered
+    exchange: orders
+    declare: {type: topic}
+    replay: {memory: 5}
+  - path: /disconnecting
+    exchange: orders
+    declare: {type: topic}
+    replay: {stream: orders.events}
+    backlog: {events: 10, when_full: disconnect}
+  - path: /inbox/{user}
+    queue: "inbox.{user}"
+    declare: {bind: [{exchange: orders, binding_key: "to.{user}"}]}
+    prefetch: 10
+    data: envelope
+"""
+
+
+class Lab:
+    """A broker, and a sidecar before it."""
+
+    def __init__(self, nursery: trio.Nursery, url: str, publisher: Publisher | None) -> None:
+        self.nursery = nursery
+        self.url = url
+        self.memory = MemoryBroker() if publisher is None else None
+        self._publisher = publisher
+        self.services: list[Service] = []
+
+    async def start(self, url: str | None = None) -> Service:
+        """Start a sidecar, and wait until its broker is there."""
+        config = parse(ROUTES % {"url": url or self.url}, "sidecar.yaml", Path())
+        service = Service(config, broker=self.memory)
+        await self.nursery.start(service.run)
+        with trio.fail_after(PATIENCE):
+            await service.broker.wait_connected()
+        self.services.append(service)
+        return service
+
+    async def stop(self, service: Service) -> None:
+        """End a sidecar, as SIGTERM does."""
+        service.stop()
+        with trio.fail_after(PATIENCE):
+            await service.stopped.wait()
+        self.services.remove(service)
+
+    async def restart(self) -> Service:
+        """Another process takes the place of the one that runs."""
+        await self.stop(self.services[0])
+        return await self.start()
+
+    async def listen(self, path: str, last_id: str = "", service: Service | None = None) -> wire.Http1:
+        """An event stream whose first bytes have come."""
+        headers = [("accept", "text/event-stream"), *([("last-event-id", last_id)] if last_id else [])]
+        connection = await wire.open_http1(self.nursery, self.address(service), path, headers=headers)
+        await connection.response.until_open()
+        assert connection.response.status == 200
+        return connection
+
+    def address(self, service: Service | None = None) -> tuple[str, int]:
+        """Where a sidecar listens."""
+        parts = urlsplit((service or self.services[0]).addresses[0])
+        assert parts.hostname is not None
+        assert parts.port is not None
+        return parts.hostname, parts.port
+
+    async def publish(self, *bodies: str, key: str = "order.1", **properties: object) -> None:
+        """Publish messages in this order, each confirmed."""
+        for body in bodies:
+            if self._publisher is not None:
+                self._publisher.publish("orders", key, body, **properties)
+            else:
+                assert self.memory is not None
+                await self.memory.publish("orders", key, body.encode(), Properties(**properties))  # type: ignore[arg-type]
+        await trio.lowlevel.checkpoint()
+
+    def delete(self, name: str) -> None:
+        """Delete a stream or a queue, as an operator does."""
+        if self._publisher is not None:
+            self._publisher.delete_queue(name)
+        else:
+            assert self.memory is not None
+            self.memory.delete_queue(name)
+
+    def declared(self, name: str) -> bool:
+        """Whether a stream or a queue stands."""
+        if self._publisher is not None:
+            return self._publisher.queue_exists(name)
+        assert self.memory is not None
+        return self.memory.has_queue(name)
+
+
+@pytest.fixture(params=["memory", "rabbitmq"])
+def url(request: pytest.FixtureRequest) -> str:
+    return "memory://" if request.param == "memory" else request.getfixturevalue("vhost_url")
+
+
+@pytest.fixture
+def publisher(url: str) -> Iterator[Publisher | None]:
+    if url == "memory://":
+        yield None
+        return
+    with publishing(url) as opened:
+        opened.exchange("orders", "topic", durable=True)
+        yield opened
+
+
+@pytest.fixture
+async def lab(nursery: trio.Nursery, url: str, publisher: Publisher | None) -> AsyncIterator[Lab]:
+    laboratory = Lab(nursery, url, publisher)
+    await laboratory.start()
+    yield laboratory
+    for service in tuple(laboratory.services):
+        await laboratory.stop(service)
