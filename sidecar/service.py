@@ -7,7 +7,6 @@ nursery, so that nothing can outlive it. `serve` adds what belongs to a process:
 
 from __future__ import annotations
 
-import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -37,6 +36,7 @@ from sidecar.http.subscribe import Offers
 from sidecar.http.upstream import Upstream
 from sidecar.hub.hub import Hub
 from sidecar.observe.metrics import Metrics, Tally
+from sidecar.process import prepare_process
 from sidecar.reload import Reload
 from sidecar.server.doors import Door, Doors
 from sidecar.server.http2 import flush_corks
@@ -289,7 +289,7 @@ async def serve(config: Config, *, path: Path | None = None, companion: Companio
     ``companion`` runs beside the service. Returns whether the drain was clean. Raises `OSError` where an address is
     taken.
     """
-    raise_open_files()
+    prepare_process()
     service = Service(config)
     service.bind()
     reload = Reload(path, service) if path is not None else None
@@ -317,10 +317,3 @@ async def _obey(signals: AsyncIterator[int], service: Service, reload: Reload | 
         if service.stopping:
             nursery.cancel_scope.cancel()
         service.stop()
-
-
-def raise_open_files() -> None:
-    """Allow this process as many open files as it may allow itself: each stream is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -19,6 +19,7 @@ import trio
 from sidecar.channel import Channel, Message, take_over
 from sidecar.crew import unpacked
 from sidecar.observe import log
+from sidecar.process import prepare_process
 from sidecar.service import Service
 
 TELL_EVERY: Final = 0.5
@@ -134,6 +135,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     log.configure()
+    prepare_process()
     try:
         trio.run(partial(_begin, *map(int, sys.argv[1:3])))
     except Exception as error:
