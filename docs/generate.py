@@ -10,6 +10,7 @@ import ast
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,31 +72,39 @@ Schema for your editor.
 
 def configuration() -> str:
     """Every key, section by section, from the JSON Schema."""
+    return NOTE + CONFIGURATION + "\n".join(_sections("Config", ""))
+
+
+@cache
+def _section(name: str) -> Schema:
+    """The schema of a mapping, by its model's name."""
     schema = json_schema()
-    return NOTE + CONFIGURATION + "\n".join(_sections(schema["$defs"] | {"Config": schema}, "Config", ""))
+    found = (schema["$defs"] | {"Config": schema})[name]
+    mapping: Schema = next(each for each in (found, *found.get("anyOf", ())) if "properties" in each)
+    return mapping | {"short": _type(found["anyOf"][0]) if "anyOf" in found else None}
 
 
-def _sections(all_: Schema, name: str, path: str) -> Iterator[str]:
-    section = all_[name]
+def _sections(name: str, path: str) -> Iterator[str]:
+    section, model = _section(name), MODELS[name]
+    shared = set(RouteOptions.written()) if issubclass(model, RouteOptions) and model is not Route else set()
+    keys = [key for key in section["properties"] if key not in shared]
     head = f"## {path}\n\n{section.get('description', '')}" if path else "## The top level"
-    yield f"{head}\n\n" + _keys(MODELS[name], section)
-    for key, value in section["properties"].items():
-        inner = _reference(value)
+    more = "\nBesides these, the keys of [a route](#routes) that say how it is served.\n" if shared else ""
+    yield f"{head}\n\n" + _keys(model, section, keys) + more
+    for key in keys:
+        inner, listed = _reference(section["properties"][key]), section["properties"][key].get("type") == "array"
         if inner and inner != "RouteOptions":  # `defaults`: its keys are told as a route's
-            listed = "[]" if value.get("type") == "array" else ""
-            yield from _sections(all_, inner, f"{path}.{key}".removeprefix(".") + listed)
+            yield from _sections(inner, f"{path}.{key}".removeprefix(".") + "[]" * listed)
 
 
-def _keys(model: type[Settings], section: Schema) -> str:
-    fields, properties = model.written(), section["properties"]
-    own = sorted(properties, key=lambda key: model is Route and key in RouteOptions.written())
-    defaults = {
-        key: "*needed*" if key in section.get("required", ()) else _default(fields[key], properties[key]) for key in own
-    }
-    return table(
-        ("key", "value", "default", "meaning"),
-        ((f"`{key}`", _type(properties[key]), defaults[key], properties[key].get("description", "")) for key in own),
-    )
+def _keys(model: type[Settings], section: Schema, keys: Sequence[str]) -> str:
+    properties, needed = section["properties"], section.get("required", ())
+    own_first = sorted(keys, key=lambda key: model is Route and key in RouteOptions.written())
+    rows = []
+    for key in own_first:
+        default = "*needed*" if key in needed else _default(model.written()[key], properties[key])
+        rows.append((f"`{key}`", _type(properties[key]), default, properties[key].get("description", "")))
+    return table(("key", "value", "default", "meaning"), rows)
 
 
 def _reference(value: Schema) -> str | None:
@@ -107,8 +116,10 @@ def _reference(value: Schema) -> str | None:
 
 
 def _type(value: Schema) -> str:
-    if _reference(value):
-        return "list of mappings" if value.get("type") == "array" else "mapping"
+    if (name := _reference(value)) is not None:
+        short = _section(name)["short"]
+        kind = "list of mappings" if value.get("type") == "array" else "mapping"
+        return f"{short}, or a {kind}" if short else kind
     choices = [each for each in value.get("anyOf", ()) if each.get("type") != "null" and not _interpolated(each)]
     if choices and "examples" not in value:
         return " or ".join(dict.fromkeys(map(_type, choices)))

@@ -26,12 +26,15 @@ def follow(session: Session, block: Block) -> None:
     if block.quoted is not None:
         assert block.text in (ROOT / block.quoted).read_text(), f"{block}: not so in {block.quoted}"
     if block.file is not None:
-        session.write(block.file, block.text + (_addresses(block.text) if block.language == "yaml" else ""))
+        session.write(block.file, block.text + (_addresses(block.text) if "routes:" in block.text else ""))
     LANGUAGES[block.language](session, block)
 
 
 def configuration(session: Session, block: Block) -> None:
     """A configuration, or a part of one that shows by its keys where it belongs."""
+    if "\ngroups:" in block.text:
+        rules(block)
+        return
     text = session.here(_whole(block))
     parse(text, str(block), session.directory, session.env)
 
@@ -41,7 +44,7 @@ def bring(session: Session, block: Block) -> None:
     for file in (ROOT / block.text.strip()).iterdir():
         if file.is_file():
             text = file.read_text()
-            session.write(file.name, text + (_addresses(text) if file.suffix == ".yaml" else ""))
+            session.write(file.name, text + (_addresses(text) if "routes:" in text else ""))
 
 
 def end(session: Session, _: Block) -> None:
@@ -55,6 +58,13 @@ def _addresses(text: str) -> str:
     read = yaml.safe_load(text)
     listen, admin = 'listen: [{bind: "127.0.0.1:8080"}]\n', "admin: {bind: 127.0.0.1:9400}\n"
     return ("\n" + listen) * ("listen" not in read) + ("\n" + admin) * ("admin" not in read)
+
+
+def rules(block: Block) -> None:
+    """Prometheus' rules: the chart's, without what picks the samples of one release."""
+    charts = (ROOT / "helm" / "files" / "alerts.yaml").read_text().replace("{SAMPLES}", "").replace("SAMPLES,", "")
+    (group,) = yaml.safe_load(block.text)["groups"]
+    assert group["rules"] == yaml.safe_load(charts), f"{block}: not the chart's rules"
 
 
 def _whole(block: Block) -> str:
@@ -104,8 +114,9 @@ LANGUAGES: dict[str, Callable[[Session, Block], None]] = {
     "nginx": shown,
     "haproxy": shown,
     "caddyfile": shown,
-    # for the browser's side; tests/docs/test_browser.py
+    # read by a browser in test_site
     "js": shown,
-    "html": shown,
     "text": shown,
+    # for Sphinx, which has its own test
+    "{toctree}": shown,
 }

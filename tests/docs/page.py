@@ -11,7 +11,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 _PARTS = re.compile(
-    r"^<!-- test: (?P<said>.*?)\s*-->\n+|^(?P<indent> *)```(?P<language>[\w-]*)\n(?P<text>.*?)^(?P=indent)```$",
+    r"^<!-- test: (?P<said>.*?)\s*-->\n+|^(?P<indent> *)```(?P<language>[\w{}-]*)\n(?P<text>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )
 _DIRECTIVE = re.compile(
