@@ -29,6 +29,7 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
+{beside}
     server {{
         listen 127.0.0.1:{port};
         location / {{
@@ -40,14 +41,14 @@ http {{
 
 
 @contextlib.contextmanager
-def nginx(directory: Path, location: str) -> Iterator[tuple[str, int]]:
-    """Nginx with one server and one ``location /`` holding these lines; gives its address."""
+def nginx(directory: Path, location: str, beside: str = "") -> Iterator[tuple[str, int]]:
+    """Nginx with one server and one ``location /`` holding these lines, and others ``beside`` it; gives its address."""
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     assert program, "nginx is not installed: `make lab` installs it"
     port = free_port()
     user = "user root;" if os.geteuid() == 0 else ""
     file = directory / "nginx.conf"
-    file.write_text(CONFIGURATION.format(directory=directory, port=port, user=user, location=location))
+    file.write_text(CONFIGURATION.format(directory=directory, port=port, user=user, location=location, beside=beside))
     command = [program, "-p", str(directory), "-c", str(file), "-e", str(directory / "error.log")]
     process = subprocess.Popen(command, start_new_session=True)
     try:
