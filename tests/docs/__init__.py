@@ -7,6 +7,7 @@ means. What a block needs beyond its text stands in a comment above it, which no
     <!-- test: background, until "listening" -->   it goes on beside the blocks that follow
     <!-- test: until "event: paid" -->             it is ended once it has written that
     <!-- test: numbers may differ -->              in what a console shows
+    <!-- test: instead: sidecar demo -->           what is run in its place: `make run` sets up what runs the tests
     <!-- test: not run: a registry is needed -->   the way out, with its reason
     <!-- test: quoted from docs/examples/… -->     it stands so in that file
     <!-- test: sh … -->                            commands that the reader is spared

@@ -16,6 +16,7 @@ _PARTS = re.compile(
 )
 _DIRECTIVE = re.compile(
     r"(?P<background>background)?(?:, )?(?:until \"(?P<until>[^\"]+)\")?(?:, )?(?P<numbers>numbers may differ)?"
+    r"(?:, )?(?:instead: (?P<instead>.+))?"
     r"|not run: (?P<not_run>.+)|quoted from (?P<quoted>\S+)"
 )
 _HIDDEN = re.compile(r"(?P<word>sh|bring|end)\s(?P<rest>.+)", re.DOTALL)
@@ -35,6 +36,7 @@ class Block:
     numbers_differ: bool = False
     not_run: str | None = None
     quoted: str | None = None
+    instead: str | None = None
 
     @property
     def file(self) -> str | None:
@@ -78,4 +80,5 @@ def _read(said: str, line: int) -> dict[str, Any]:
         "numbers_differ": found["numbers"] is not None,
         "not_run": found["not_run"],
         "quoted": found["quoted"],
+        "instead": found["instead"],
     }

@@ -128,7 +128,7 @@ class Session:
 
     def shell(self, block: Block) -> None:
         """Commands that show nothing in particular, but must succeed."""
-        running = self._start(block.text, terminal=False)
+        running = self._start(block.instead or block.text, terminal=False)
         if block.until is not None or block.background:
             self._background.append((running, lambda: None))
             running.until(lambda output: (block.until or "") in output, block.until or "")

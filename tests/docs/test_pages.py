@@ -63,6 +63,15 @@ def test_what_is_not_run_has_a_reason_and_is_rare() -> None:
     assert len(spared) <= len(runnable) / 5, list(map(str, spared))
 
 
+def test_make_run_is_the_demo() -> None:
+    """What is run in its place in the pages is what it runs itself."""
+    replaced = {(block.text, block.instead) for page in FOLLOWED for block in blocks(ROOT / page) if block.instead}
+    assert replaced == {("make run\n", "sidecar demo --port 8080")}
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^PORT \?= 8080$", makefile, re.MULTILINE)
+    assert re.search(r"^run: .*\n\t.*sidecar demo --port \$\(PORT\)$", makefile, re.MULTILINE)
+
+
 def links(page: str) -> set[str]:
     text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     return set(re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", text))
