@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 
 from sidecar.channel import Channel, carriers, hand_over, take_over
-from sidecar.config import load
-from sidecar.crew import packed, processors, unpacked
+from sidecar.config import Config, load
+from sidecar.crew import Crew, Member, packed, processors, unpacked
+from sidecar.observe.metrics import Metrics
+from sidecar.observe.reasons import ResetReason
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 
@@ -98,3 +101,16 @@ def test_a_containers_limit_counts(tmp_path: Path, text: str | None, number: int
     if text is not None:
         limit.write_text(text)
     assert processors(limit) == (number or len(os.sched_getaffinity(0)))
+
+
+def test_resets_elsewhere_are_told_once() -> None:
+    metrics, elsewhere = Metrics(), Metrics()
+    crew, (one, other) = Crew(Config(workers=2), metrics), socket.socketpair()
+    member = Member(2, cast(trio.Process, None), cast(Channel, None), one)
+    for _ in range(3):
+        elsewhere.route("/a").reset(ResetReason.SLOW)
+        for _ in range(2):  # a report that brings nothing new
+            crew._heard(member, {"counts": elsewhere.counts(), "subscriptions": {}, "closed": []})
+    assert sum(reset.count for reset in metrics.recent.resets_after(0)) == 3
+    one.close()
+    other.close()

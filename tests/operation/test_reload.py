@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import ssl
 import time
@@ -109,6 +110,7 @@ async def test_a_bad_file_changes_nothing_and_is_told_whole(nursery: trio.Nurser
         kept = await listen(nursery, service, "/kept/a")
         for number, text in enumerate(BROKEN.values(), 1):
             service.config.write_text(text, errors="surrogateescape")
+            service.sidecar.signal(signal.SIGHUP)
             await until_reloads(service, 0, number)
             assert service.sidecar.ask("/readyz").status == 200
         told = [line["mistake"] for line in service.sidecar.log.lines if "mistake" in line]

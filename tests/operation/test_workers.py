@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -97,6 +98,10 @@ async def test_three_processes_serve_as_one(nursery: trio.Nursery, tmp_path: Pat
         await http2.aclose()
         closed = {"route": "/kept/{name}", "reason": "client_left"}
         await trio.to_thread.run_sync(lambda: wait_metric("sidecar_streams_closed_total", 1, **closed))
+        page = await wire.open_http1(nursery, ("127.0.0.1", service.sidecar.admin_port), "/overview/stream")
+        news = await page.response.until(lambda response: any(event.type == "closed" for event in response.events))
+        (told,) = json.loads(next(event.data for event in news.events if event.type == "closed"))
+        assert (told["route"], told["reason"], told["events"]) == ("/kept/{name}", "client_left", 5)
         service.sidecar.signal(signal.SIGTERM)
         assert await trio.to_thread.run_sync(service.sidecar.wait) == 0
         assert [await stream.until_end() for stream in streams if stream is not left] == ["clean"] * 31
