@@ -47,6 +47,7 @@ class Consuming:
         self._link: Link | None = None
         self._channel: AbstractChannel | None = None
         self._tag = ""
+        self._closing = asyncio.Lock()
         self._done = self._acknowledged = 0
         self._acknowledging = False
         self.over = False
@@ -157,11 +158,12 @@ class Consuming:
 
     async def close(self) -> None:
         """Close the channel: what was not acknowledged goes back. Afterwards nothing can come any more."""
-        await self._send_acknowledgements()
-        if self._channel is not None and not self._channel.is_closed:
-            await self._channel.close(None)
-        if self._link is not None:
-            self._link.dismiss(self._tag)
+        async with self._closing:  # a second Channel.Close would never be answered
+            await self._send_acknowledgements()
+            if self._channel is not None and not self._channel.is_closed:
+                await self._channel.close(None)
+            if self._link is not None:
+                self._link.dismiss(self._tag)
 
 
 # Declaring

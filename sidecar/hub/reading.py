@@ -15,11 +15,27 @@ import trio
 
 from sidecar.amqp import Delivery
 from sidecar.broker.port import Broker, BrokerError, Offset, Reader
+from sidecar.cursor import offset_of
 
 WINDOW: Final = 256
 """Messages that the broker may send ahead of what has been dealt with."""
 CLOSE_WITHIN: Final = 2.0
 """Seconds to wait for the broker at the end of a reading; it ends anyway."""
+HOLES: Final = 8
+"""Offsets in a row that a broker keeps for itself; where more are missing, retention may have overtaken the reader."""
+
+
+def before_leap(place: int | None, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+    """Return those that follow an offset closely: up to where so many are missing that they may have been cut off.
+
+    Without a place the first message may be anywhere.
+    """
+    for index, delivery in enumerate(deliveries):
+        offset = offset_of(delivery)
+        if place is not None and offset > place + 1 + HOLES:
+            return deliveries[:index]
+        place = offset
+    return deliveries
 
 
 class Reading:
@@ -27,7 +43,8 @@ class Reading:
 
     def __init__(self) -> None:
         self._arrived: list[Delivery] = []
-        self._hand_on: Callable[[Sequence[Delivery]], None] | None = None
+        self._hand_on: Callable[[Sequence[Delivery]], bool] | None = None
+        self._enough = trio.Event()
         self._error: BrokerError | None = None
         self._news = trio.Event()
         self.reader: Reader | None = None
@@ -37,24 +54,36 @@ class Reading:
         if self._hand_on is None:
             self._arrived += deliveries
             self._news.set()
-            return
+        elif not self._enough.is_set():
+            self._pass_on(self._hand_on, deliveries)
+
+    def _pass_on(self, deliver: Callable[[Sequence[Delivery]], bool], deliveries: Sequence[Delivery]) -> None:
+        go_on = True
         try:
-            self._hand_on(deliveries)
+            go_on = deliver(deliveries)
         finally:
             self.done(len(deliveries))
+        if not go_on:
+            self._enough.set()
 
-    async def hand_on(self, deliver: Callable[[Sequence[Delivery]], None]) -> None:
-        """From now on hand everything on at once, also what has been kept. Raises `BrokerError` at the end."""
-        self._hand_on = deliver
+    async def hand_on(self, deliver: Callable[[Sequence[Delivery]], bool]) -> None:
+        """From now on hand everything on at once, also what has been kept, until ``deliver`` says False.
+
+        Raises `BrokerError` at the end.
+        """
+        self._hand_on, self._enough = deliver, trio.Event()
         kept, self._arrived = self._arrived, []
         if kept:
             self.deliver(kept)
-        await self.next()
+        await self._enough.wait()
+        if self._error is not None:
+            raise self._error
 
     def ended(self, error: BrokerError) -> None:
         """`next` raises it, once everything that has arrived was taken."""
         self._error = error
         self._news.set()
+        self._enough.set()
 
     async def next(self) -> list[Delivery]:
         """Return what has arrived, waiting for at least one message. Raises `BrokerError` at the end."""

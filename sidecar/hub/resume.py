@@ -19,7 +19,7 @@ from sidecar.amqp import Delivery
 from sidecar.broker.port import BrokerError, Offset
 from sidecar.cursor import Cursor, check_of, offset_of
 from sidecar.hub.batch import encoded
-from sidecar.hub.reading import Reading, reading
+from sidecar.hub.reading import Reading, before_leap, reading
 from sidecar.hub.replay import PAGE, ReplaySubscription, follow
 from sidecar.hub.subscription import Start, Subscriber, Wanted
 from sidecar.hub.tail import PATIENCE, StreamSource, judge
@@ -204,9 +204,11 @@ class Resume:
     async def _replay(self, read: Reading, arrived: Sequence[Delivery]) -> None:
         count = len(arrived)
         arrived = self._judged(arrived)
+        stands = self._place.offset
         while self._proven and not self._subscriber.ended and self._generation == self._source.generation:
-            await self._write(arrived)
-            if self.covers():
+            closely = before_leap(None if self._place.offset == stands else self._place.offset, arrived)
+            await self._write(closely)
+            if self.covers() or len(closely) < len(arrived):
                 return
             read.done(count)
             with trio.fail_after(PATIENCE):

@@ -24,7 +24,7 @@ from sidecar.amqp import Delivery
 from sidecar.broker.port import Binding, BrokerAway, BrokerRefused, Offset, StreamQueue
 from sidecar.cursor import Cursor, check_of, offset_of, tag_of
 from sidecar.hub.batch import Batch
-from sidecar.hub.reading import Reading, reading
+from sidecar.hub.reading import Reading, before_leap, reading
 from sidecar.hub.ring import Ring
 from sidecar.hub.source import Ground
 from sidecar.hub.subscription import Subscription, Wanted
@@ -75,6 +75,8 @@ class StreamSource:
         self._ground = ground
         self._types: dict[str | None, str] = {}
         self._indexes: dict[str | None, Index[Subscription]] = {}
+        self._stands = -1
+        """The place at which a reading has begun: however far the next message is, nothing between was cut off."""
         self._anew = False
         self._doubtful = False
         self._refusals = 0
@@ -191,7 +193,7 @@ class StreamSource:
         async with self._read("last") as read:
             await self._settle(read)
             self._ready.set()
-            await read.hand_on(self._deliver)
+            await read.hand_on(self._follow_on)
 
     async def _settle(self, read: Reading) -> None:
         """Take in the last chunk, without telling anybody: all of it was published before we came."""
@@ -211,9 +213,11 @@ class StreamSource:
             return
         if verdict is ResetReason.TRUNCATED:
             self._cut(offset_of(arrived[0]))
-        self._deliver(arrived if verdict or last.offset < 0 else arrived[1:])
+        self._stands = last.offset
+        closely = self._follow_on(arrived if verdict or last.offset < 0 else arrived[1:])
         read.done(count)
-        await read.hand_on(self._deliver)
+        if closely:
+            await read.hand_on(self._follow_on)
 
     async def _doubt(self) -> None:
         """Nothing stands at our place. Where anything stands in the stream at all, and still not there, it is new."""
@@ -230,7 +234,7 @@ class StreamSource:
         self.oldest = 0
         self.ring = Ring(RING_EVENTS, RING_BYTES)
         self.cursor = Cursor(self.tag, -1, "")
-        self._anew, self._doubtful = True, False
+        self._anew, self._doubtful, self._stands = True, False, -1
         self._tell(ResetReason.RECREATED)
 
     def _cut(self, oldest: int) -> None:
@@ -256,6 +260,12 @@ class StreamSource:
         last = deliveries[-1]
         self.cursor = Cursor(self.tag, offset_of(last), check_of(last))
         self._anew, self._refusals = False, 0
+
+    def _follow_on(self, deliveries: Sequence[Delivery]) -> bool:
+        """Deliver; False where retention may have overtaken the reader, so that it must look what stands there."""
+        closely = before_leap(None if self.cursor.offset == self._stands else self.cursor.offset, deliveries)
+        self._deliver(closely)
+        return len(closely) == len(deliveries)
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Into the ring, and to whoever hears it; called by the broker's task."""
@@ -321,7 +331,7 @@ class StreamSource:
             while not older or offset_of(older[-1]) < self.ring.low:
                 arrived = await read.within(PATIENCE)
                 room -= sum(len(delivery.body) for delivery in arrived)
-                if not arrived or room < 0:
+                if not arrived or room < 0 or (older and before_leap(offset_of(older[-1]), arrived) != arrived):
                     return  # the client's own reader finds out why, or deals with messages this large
                 older += arrived
                 read.done(len(arrived))

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import trio
+from pika.exceptions import UnroutableError
 
 from sidecar.amqp import Properties
 from sidecar.broker.memory import MemoryBroker
@@ -116,14 +117,24 @@ class Lab:
         return parts.hostname, parts.port
 
     async def publish(self, *bodies: str, key: str = "order.1", **properties: object) -> None:
-        """Publish messages in this order, each confirmed."""
+        """Publish messages in this order, each confirmed, and each once somebody is bound to hear it."""
         for body in bodies:
-            if self._publisher is not None:
-                self._publisher.publish("orders", key, body, **properties)
-            else:
-                assert self.memory is not None
+            if self.memory is not None:
                 await self.memory.publish("orders", key, body.encode(), Properties(**properties))  # type: ignore[arg-type]
-        await trio.lowlevel.checkpoint()
+            else:
+                await self._publish(body, key, properties)
+
+    async def _publish(self, body: str, key: str, properties: dict[str, object]) -> None:
+        assert self._publisher is not None
+        with trio.fail_after(PATIENCE):
+            while True:
+                await trio.sleep(0)  # the publisher blocks, and what is tested lives in this very thread
+                try:
+                    self._publisher.publish("orders", key, body, mandatory=True, **properties)
+                except UnroutableError:
+                    await trio.sleep(0.01)
+                else:
+                    return
 
     def delete(self, name: str) -> None:
         """Delete a stream or a queue, as an operator does."""
