@@ -192,6 +192,7 @@ class RabbitTap:
             await self._bind_all(link, waiting)
         except Exception:  # whatever it was, the caller whose binding it was meets it again, alone
             self._alone.update(waiting)
+            self._binding = None  # a refusal closes the channel, and aiormq may not have heard of it yet
 
     async def _try_bind(self, channel: AbstractChannel, binding: Binding) -> None:
         self._alone.discard(binding)
@@ -199,6 +200,9 @@ class RabbitTap:
             await self._queue_bind(channel, binding)
         except aiormq.exceptions.ChannelNotFoundEntity:
             self._down(self._consuming)  # the exchange is gone, and with it every binding: let it be opened again
+            raise
+        except aiormq.exceptions.AMQPError:
+            self._binding = None
             raise
 
     async def _binder(self, link: Link) -> AbstractChannel:
