@@ -31,7 +31,7 @@ from sidecar.http.listening import Listening
 from sidecar.http.proxy import Proxy
 from sidecar.http.routes import CompiledRoute, carry_over, compile_routes
 from sidecar.http.status import RouteStatus, status_of
-from sidecar.http.stream import Streams
+from sidecar.http.streams import Streams
 from sidecar.http.subscribe import Offers
 from sidecar.http.upstream import Upstream
 from sidecar.hub.hub import Hub

@@ -14,10 +14,12 @@ import structlog
 import trio
 
 from sidecar.http.access import Denied, Gate, Granted, Unavailable
+from sidecar.http.outlet import Header, StreamOutlet
 from sidecar.http.proxy import Proxy
 from sidecar.http.request import Request
 from sidecar.http.routes import BadValueError, CompiledRoute, MissingClaimError, Values
-from sidecar.http.stream import EventStream, Header, StreamOutlet, Streams
+from sidecar.http.stream import EventStream
+from sidecar.http.streams import Streams
 from sidecar.observe.reasons import CloseReason
 from sidecar.routing import Match, RouteTable
 

@@ -13,10 +13,10 @@ from typing import Final
 
 from sidecar.http.answer import Refusal
 from sidecar.http.dispatch import Dispatch, Spawn, Taken
+from sidecar.http.outlet import StreamOutlet
 from sidecar.http.publish import refuse_strange_readers
 from sidecar.http.request import Request
 from sidecar.http.routes import CompiledRoute
-from sidecar.http.stream import StreamOutlet
 from sidecar.routing import Match
 
 PREFIX: Final = b"/listen"

@@ -25,7 +25,7 @@ from sidecar.observe.metrics import Metrics
 
 if TYPE_CHECKING:
     from sidecar.http.dispatch import Spawn, Taken
-    from sidecar.http.stream import StreamOutlet
+    from sidecar.http.outlet import StreamOutlet
     from sidecar.http.subscribe import Offers
 
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
 import trio
@@ -22,15 +21,15 @@ import trio
 from sidecar import sse
 from sidecar.backlog import Backlog
 from sidecar.broker.port import BrokerError, BrokerRefused
-from sidecar.deadlines import TICK, Deadline, Deadlines
+from sidecar.deadlines import TICK, Deadline
 from sidecar.http.access import Granted, Unavailable
 from sidecar.http.limits import Lease
+from sidecar.http.outlet import StreamOutlet
 from sidecar.http.request import Request
-from sidecar.http.routes import BadValueError, CompiledRoute
-from sidecar.hub.hub import Hub
-from sidecar.hub.port import Outlet
-from sidecar.hub.subscription import Start, Subscription, Wanted
-from sidecar.observe.metrics import Metrics
+from sidecar.http.routes import CompiledRoute
+from sidecar.http.start import where_to_begin
+from sidecar.http.streams import Streams
+from sidecar.hub.subscription import Subscription, Wanted
 from sidecar.observe.reasons import CloseReason, DropReason, ResetReason
 
 SUBSCRIBE_WITHIN: Final = 5.0
@@ -45,103 +44,6 @@ HEADERS: Final = [
 ]
 
 _log = structlog.get_logger("sidecar.stream")
-
-Header = tuple[bytes, bytes]
-
-
-class StreamOutlet(Outlet, Protocol):
-    """What an event stream asks of the server below it, beyond the hub's port."""
-
-    backlog: Backlog
-    behind: bool
-    on_full: Callable[[], None]
-    on_behind: Callable[[], None]
-    on_clear: Callable[[], None]
-    on_gap: Callable[[], bytes]
-
-    @property
-    def pending(self) -> int:
-        """Bytes that wait for this subscriber."""
-
-    def start(self, status: int, headers: Sequence[Header]) -> None:
-        """Write the head at once."""
-
-    def reply(self, status: int, headers: Sequence[Header], body: bytes) -> None:
-        """Write a whole short answer."""
-
-    def heartbeat(self, block: bytes) -> None:
-        """Write this sign of life, unless bytes wait already."""
-
-    def finish(self) -> None:
-        """End the response once everything kept has been written."""
-
-    def settled(self) -> bool:
-        """Whether the socket has taken everything; if not, ``on_clear`` will be called when it has."""
-
-    def drop(self) -> None:
-        """Forget the backlog."""
-
-    def abort(self) -> None:
-        """Cut the response now."""
-
-    def forget(self) -> None:
-        """The response is over."""
-
-
-class Streams:
-    """Every event stream of this process, and what they share."""
-
-    def __init__(self, hub: Hub, deadlines: Deadlines, metrics: Metrics) -> None:
-        self.metrics = metrics
-        self.hub = hub
-        self.deadlines = deadlines
-        self.draining = False
-        self.open: dict[EventStream, None] = {}
-        self._drained = trio.Event()
-
-    def add(self, stream: EventStream) -> None:
-        """A stream begins; a drain does not wait for those that came after it, which are turned away."""
-        if not self.draining:
-            self.open[stream] = None
-
-    def discard(self, stream: EventStream) -> None:
-        """A stream is over."""
-        self.open.pop(stream, None)
-        if self.draining and not self.open:
-            self._drained.set()
-
-    async def drain(self, within: float) -> None:
-        """Take no new streams and end the open ones, spread over ``within`` seconds; return when all have ended.
-
-        The last fifth of the time is for those whose socket is full; what is left then is cut.
-        """
-        if not self.draining:
-            self.draining = True
-            now = trio.current_time()
-            for stream in self.open:
-                self.deadlines.at(now + 0.8 * within * random.random(), stream.drain)  # a spread, not a secret
-            self.deadlines.at(now + within, self._cut)
-        if self.open:
-            await self._drained.wait()
-
-    def retire(self, routes: Collection[CompiledRoute], within: float) -> None:
-        """End the streams of these routes, spread over ``within`` seconds."""
-        now = trio.current_time()
-        for stream in self.open:
-            if stream.route in routes:
-                self.deadlines.at(now + within * random.random(), stream.retire)  # a spread, not a secret
-
-    def _cut(self) -> None:
-        for stream in tuple(self.open):
-            stream.drain()
-            stream.outlet.abort()
-
-    def measure(self) -> None:
-        """Bring the gauges of the routes up to date, for a scrape."""
-        for route in self.metrics.routes:
-            route.backlog_bytes = 0
-        for stream in self.open:
-            stream.route.metrics.backlog_bytes += stream.outlet.pending
 
 
 class EventStream:
@@ -444,26 +346,3 @@ class EventStream:
 
 
 _UNBOUNDED: Final = 2**62
-
-
-def where_to_begin(request: Request) -> Start:
-    """Read where a client wants to begin: ``Last-Event-ID``, else the query. Raises `BadValueError` for a bad time."""
-    fields = request.query_fields() if request.query else {}
-    event_id = b", ".join(request.values(b"last-event-id")).decode("utf-8", "replace").strip()
-    event_id = event_id or fields.get("last_event_id") or fields.get("lastEventId") or ""
-    if event_id == "earliest":
-        return Start(earliest=True)
-    if event_id and event_id != "latest":
-        return Start(last_event_id=event_id)
-    since = fields.get("since")
-    return Start(since=_time(since)) if since and not event_id else Start()
-
-
-def _time(text: str) -> datetime:
-    try:
-        if text.isdecimal():
-            return datetime.fromtimestamp(int(text) / 1000, UTC)
-        time = datetime.fromisoformat(text)
-    except (ValueError, OverflowError, OSError):
-        raise BadValueError("since must be a time: ISO 8601, or milliseconds since 1970") from None
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)

@@ -27,11 +27,12 @@ from sidecar.config.values import GrammarError, binding_key, template
 from sidecar.forwarded import Proxies, client_address, client_group
 from sidecar.http.access import Granted
 from sidecar.http.dispatch import Spawn, Taken, Visit, accepts_event_stream
+from sidecar.http.outlet import StreamOutlet
 from sidecar.http.passing import Fields, Head, answered
 from sidecar.http.proxy import SUBSCRIBE
 from sidecar.http.request import Request, split_target
 from sidecar.http.routes import CompiledRoute, compile_routes
-from sidecar.http.stream import StreamOutlet, Streams
+from sidecar.http.streams import Streams
 from sidecar.http.upstream import UpstreamError
 from sidecar.observe.metrics import Metrics
 from sidecar.routing import Match

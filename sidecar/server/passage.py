@@ -23,7 +23,7 @@ from sidecar.server.intake import Intake
 
 if TYPE_CHECKING:
     from sidecar.http.dispatch import Spawn, Taken
-    from sidecar.http.stream import StreamOutlet
+    from sidecar.http.outlet import StreamOutlet
     from sidecar.server.wire import Wire
 
 HALF_CLOSED_FOR: Final = 10.0

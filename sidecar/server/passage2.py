@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from h2.stream import H2Stream
 
     from sidecar.http.dispatch import Spawn, Taken
-    from sidecar.http.stream import StreamOutlet
+    from sidecar.http.outlet import StreamOutlet
 
 FINISH_WITHIN: Final = 5.0
 """Seconds a peer may take to open its window for a short answer of ours."""

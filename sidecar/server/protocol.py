@@ -30,10 +30,10 @@ from priority.priority import PriorityTree
 
 from sidecar.http.dispatch import Dispatch, Spawn, Taken
 from sidecar.http.listening import Listening
+from sidecar.http.outlet import StreamOutlet
 from sidecar.http.passing import Fields, Head, upgrade
 from sidecar.http.proxy import Proxy
 from sidecar.http.request import Request, split_target
-from sidecar.http.stream import StreamOutlet
 from sidecar.server.http1 import Http1Outlet
 from sidecar.server.http2 import Cork, Http2Outlet
 from sidecar.server.outlet import Header

@@ -14,9 +14,10 @@ from sidecar.config.model import Config
 from sidecar.forwarded import Proxies
 from sidecar.http.dispatch import Dispatch, Taken
 from sidecar.http.gatehouse import Gatehouse
+from sidecar.http.outlet import Header
 from sidecar.http.request import Request, split_target
 from sidecar.http.routes import compile_routes
-from sidecar.http.stream import Header, Streams
+from sidecar.http.streams import Streams
 from sidecar.hub.port import Lane
 from tests.hub.stand_ins import OneLane, Room, room
 from tests.lab.eventstream import Parser

@@ -13,7 +13,7 @@ from sidecar.amqp import Properties
 from sidecar.config.model import Offer
 from sidecar.deadlines import Deadlines
 from sidecar.forwarded import Proxies
-from sidecar.http.stream import Streams
+from sidecar.http.streams import Streams
 from sidecar.http.subscribe import REMEMBERED, Offers
 from sidecar.http.upstream import UpstreamError
 from sidecar.hub.hub import Hub
