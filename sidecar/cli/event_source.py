@@ -30,7 +30,10 @@ SILENCE: Final = 300.0
 """Seconds without a byte, heartbeats included, after which a connection is taken for dead and made again."""
 
 CLOSE_WITHIN: Final = 1.0
-"""Seconds for the goodbye to a server; then the connection is just dropped."""
+"""Seconds for the goodbye to a server, or for its reason; then the connection is just dropped."""
+
+REASON: Final = 300
+"""Characters of a reason that are shown at most."""
 
 _FIELDS: Final = (("Accept", CONTENT_TYPE), ("Cache-Control", "no-store"), ("Accept-Encoding", "identity"))
 
@@ -123,21 +126,20 @@ class EventSource:
         self._told("connecting")
         request = self._client.build_request("GET", self.url, headers=self._request_fields())
         self._response = await self._client.send(request, stream=True)
-        self._announce(self._response)
+        self._announce(self._response, await _first_line(self._response))
         # An unfinished event of the last response is forgotten, its last complete id is not.
         self._parser = Parser(self._parser.last_event_id)
         self.connected = True
         self._told(f"connected by {self._response.http_version}")
         return self._response.aiter_bytes().__aiter__()
 
-    def _announce(self, response: httpx.Response) -> None:
+    def _announce(self, response: httpx.Response, reason: str) -> None:
         """Decide as §9.2.3 does whether a response is an event stream."""
         if response.status_code == httpx.codes.NO_CONTENT:
             raise StopAsyncIteration
         if response.status_code != httpx.codes.OK:
-            raise EventSourceError(
-                f"{self.url}: the answer is {response.status_code} {response.reason_phrase}".rstrip()
-            )
+            answer = f"{self.url}: the answer is {response.status_code} {response.reason_phrase}".rstrip()
+            raise EventSourceError(f"{answer}: {reason}" if reason else answer)
         content_type = response.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() != CONTENT_TYPE:
             raise EventSourceError(f"{self.url}: the answer is {content_type or 'of no type'}, not {CONTENT_TYPE}")
@@ -160,6 +162,17 @@ class EventSource:
         response, self._response, self._chunks = self._response, None, None
         if response is not None:
             await response.aclose()
+
+
+async def _first_line(response: httpx.Response) -> str:
+    """What an answer that is no event stream says for itself, where it is plain text: its first line."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if response.status_code == httpx.codes.OK or kind != "text/plain":
+        return ""
+    with trio.move_on_after(CLOSE_WITHIN):
+        async for text in response.aiter_text(REASON):
+            return text.strip().partition("\n")[0].strip()
+    return ""
 
 
 def _text(error: httpx.RequestError) -> str:

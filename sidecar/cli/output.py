@@ -70,6 +70,14 @@ def print_json(rows: Iterable[Row]) -> None:
         print(json.dumps(row, default=str))
 
 
+def tell(text: str) -> None:
+    """One sentence on standard error, folded between words where that is a terminal."""
+    if sys.stderr.isatty():
+        _console(sys.stderr).print(Text(_printable(text)))
+    else:
+        print(text, file=sys.stderr)
+
+
 def _console(stream: TextIO) -> Console:
     # rich would leave bold and dim under NO_COLOR; whoever sets it wants a plain text.
     return Console(file=stream, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")

@@ -25,6 +25,7 @@ from sidecar.amqp import Properties
 from sidecar.broker import open_broker
 from sidecar.broker.port import Broker, BrokerAway, BrokerError
 from sidecar.cli.configuration import DEFAULT_PATH, ConfigPath, read_or_exit
+from sidecar.cli.output import tell
 from sidecar.config.model import BrokerSettings
 from sidecar.config.values import GrammarError, seconds
 from sidecar.observe import log
@@ -111,10 +112,9 @@ def _segment(text: str) -> str:
 
 def _reachable(settings: BrokerSettings, config: Path) -> BrokerSettings:
     if any(url.get_secret_value().startswith("memory:") for url in settings.url):
-        typer.echo(
+        tell(
             f"{config}: broker.url is memory://, a broker inside the running sidecar; publish through that one: "
-            "--admin http://127.0.0.1:9400",
-            err=True,
+            "--admin http://127.0.0.1:9400"
         )
         raise typer.Exit(1)
     return settings
@@ -140,7 +140,7 @@ def _run(way: Way, bodies: Iterable[bytes], within: float) -> int:
     try:
         trio.run(_publish_all, way, iter(bodies), within, count)
     except (PublishError, BrokerError, BaseExceptionGroup, KeyboardInterrupt) as error:
-        typer.echo(_explained(error) + (f" ({published} published before it)" if published else ""), err=True)
+        tell(_explained(error) + (f" ({published} published before it)" if published else ""))
         return 1
     return 0
 

@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 
 from sidecar.cli.event_source import EventSource, EventSourceError
+from sidecar.cli.output import tell
 from sidecar.sse import Event
 
 RATE_OVER: Final = 5.0
@@ -58,7 +59,7 @@ def tail(
     except BrokenPipeError:  # `| head` has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except EventSourceError as error:
-        typer.echo(f"{error}; tried no more, as a browser would not", err=True)
+        tell(f"{error}; tried no more, as a browser would not")
         raise typer.Exit(1) from None
 
 
@@ -129,7 +130,9 @@ class Lines:
     def show(self, event: Event) -> None:
         """Print the event; ``data`` stays the text it is, JSON or not."""
         arrived = datetime.now(UTC).isoformat(timespec="milliseconds")
-        print(json.dumps({"id": event.id, "type": event.type, "data": event.data, "time": arrived}), flush=True)
+        line = json.dumps({"id": event.id, "type": event.type, "data": event.data, "time": arrived})
+        sys.stdout.write(line + "\n")  # in one piece, also where Python is told not to buffer
+        sys.stdout.flush()
 
     def told(self, text: str) -> None:
         """Print only what somebody would look for when events are missing."""

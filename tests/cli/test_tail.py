@@ -207,6 +207,23 @@ async def test_what_fails_for_good_exits_with_1_and_says_why() -> None:
     )
 
 
+async def test_the_reason_of_a_refusal_is_told() -> None:
+    body = b"order must be one word\r\nand more"
+    head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n"
+    async with scripted(head % len(body) + body) as server:
+        result = await tail(server.url)
+    assert result.returncode == 1
+    assert "the answer is 400 Bad Request: order must be one word; tried no more" in result.stderr.decode()
+
+
+async def test_a_page_of_html_is_no_reason_and_a_body_that_does_not_come_is_not_waited_for() -> None:
+    for kind, body in ((b"text/html", b"<h1>no</h1>"), (b"text/plain", b"")):
+        head = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: " + kind + b"\r\nContent-Length: 11\r\n\r\n"
+        async with scripted(head + body + b"HOLD") as server:
+            with trio.fail_after(5), pytest.raises(EventSourceError, match=r"the answer is 502 Bad Gateway$"):
+                await read(EventSource(server.url))
+
+
 async def test_a_polite_stop_exits_with_0_after_telling_of_the_reconnect() -> None:
     async with scripted(OK + QUICK + sse.encode(b"x"), GONE) as server:
         result = await tail(server.url, "--json")

@@ -185,7 +185,12 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path / "none.yaml")
     assert caught.value.mistakes == [
         Mistake(
-            str(tmp_path / "none.yaml"), 1, 1, "", "cannot be read: No such file or directory", "name another with -c"
+            str(tmp_path / "none.yaml"),
+            1,
+            1,
+            "",
+            "cannot be read: No such file or directory",
+            "name another with -c; sidecar demo needs none",
         )
     ]
 
