@@ -33,7 +33,7 @@ fmt: $(VENV)/.development ## format the code and mend what ruff can mend
 setup: $(VENV)/.development ## the virtual environment with all that tests and checks need
 	@true
 
-lab: $(VENV)/.development ## the real programs the tests use (RabbitMQ, nginx, Chromium, Helm), where they are missing
+lab: $(VENV)/.development ## the real programs the tests use (RabbitMQ, proxies, Chromium, Helm), where they are missing
 	@tests/lab/install
 	$(BIN)/python -m tests.lab.helm
 
