@@ -43,6 +43,7 @@ _FOREIGN: Final = (
     OSError,
     RuntimeError,
 )
+_GONE: Final = re.compile(r"no (queue|exchange|binding|vhost)")
 _SYMBOL = re.compile(r"^[A-Z_]+ - ")
 _AWAY = "the broker is not connected"
 
@@ -85,6 +86,8 @@ def translated(error: BaseException) -> BrokerError:
     """What the port raises for an error of the client library."""
     if isinstance(error, BrokerError):
         return error
+    if isinstance(error, aiormq.exceptions.ChannelNotFoundEntity) and not _GONE.match(words(error)):
+        return BrokerAway(words(error))  # "home node … of durable queue … is down": after a restart, for a moment
     if isinstance(error, _REFUSALS):
         return BrokerRefused(words(error))
     if isinstance(error, aiormq.exceptions.DeliveryError):

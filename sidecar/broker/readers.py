@@ -32,7 +32,7 @@ from sidecar.broker.port import (
     StreamQueue,
     WorkQueue,
 )
-from sidecar.broker.queues import missing, no_stream, queue_arguments, stream_arguments, with_way_out
+from sidecar.broker.queues import no_stream, queue_arguments, stream_arguments, with_way_out
 from sidecar.broker.taps import declare, never
 
 
@@ -150,9 +150,7 @@ class Consuming:
             self._link.dismiss(self._tag)
 
     def _why(self, error: BaseException | None) -> BrokerError:
-        if isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):
-            return missing(self.queue)
-        if isinstance(error, aiormq.exceptions.ChannelAccessRefused):
+        if isinstance(error, aiormq.exceptions.ChannelNotFoundEntity | aiormq.exceptions.ChannelAccessRefused):
             return translated(error)
         return BrokerAway(str(translated(error)) if error is not None else "the channel was closed")
 
@@ -193,8 +191,6 @@ async def open_reader(reader: Consuming, link: Link, offset: Offset, window: int
         await reader.consume(window, arguments)
     except aiormq.exceptions.ChannelPreconditionFailed as error:
         raise no_stream(reader.queue) if "x-stream-offset" in words(error) else translated(error) from error
-    except aiormq.exceptions.ChannelNotFoundEntity as error:
-        raise missing(reader.queue) from error
 
 
 async def open_consumer(consumer: Consuming, link: Link, queue: WorkQueue, prefetch: int) -> None:
@@ -202,10 +198,7 @@ async def open_consumer(consumer: Consuming, link: Link, queue: WorkQueue, prefe
     channel = await consumer.open(link)
     if queue.declare:
         await _declare(link, channel, queue.name, queue.durable, queue_arguments(queue), queue.bindings)
-    try:
-        await consumer.consume(prefetch, {})
-    except aiormq.exceptions.ChannelNotFoundEntity as error:
-        raise missing(queue.name) from error
+    await consumer.consume(prefetch, {})
 
 
 async def _find(link: Link, name: str) -> None:

@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from sidecar.amqp import Delivery
-from sidecar.broker.port import Binding, BrokerAway, BrokerRefused, Offset, StreamQueue
+from sidecar.broker.port import Binding, BrokerAway, BrokerError, BrokerRefused, Offset, StreamQueue
 from sidecar.cursor import Cursor, check_of, offset_of, tag_of
 from sidecar.hub.batch import Batch
 from sidecar.hub.reading import Reading, before_leap, reading
@@ -46,9 +46,11 @@ PATIENCE: Final = 2.0
 REACH: Final = 0.25
 """Seconds by which another replica's live edge may be ahead of ours."""
 PAUSE: Final = 0.1
-"""Seconds between a reading that broke and the next."""
+"""Seconds between a reading that broke and the next, doubled each time that it fails again."""
+LONGEST_PAUSE: Final = 2.0
+"""Seconds between tries at most."""
 REFUSALS: Final = 3
-"""Refusals to read, one after the other, of a stream that can be declared, before it is given up."""
+"""Failures in a row after which a refusal is final: a stream that was deleted may be declared again before."""
 
 _log = structlog.get_logger("sidecar.hub")
 
@@ -79,7 +81,7 @@ class StreamSource:
         """The place at which a reading has begun: however far the next message is, nothing between was cut off."""
         self._anew = False
         self._doubtful = False
-        self._refusals = 0
+        self._failures = 0
         self._running: trio.CancelScope | None = None
         self._ready = trio.Event()
         self._moved = trio.Event()
@@ -160,16 +162,21 @@ class StreamSource:
                 await self.broker.wait_connected()
                 try:
                     await self._follow()
-                except BrokerAway:
-                    pass  # it will be back, and we go on where we were
+                except BrokerAway as error:
+                    self._failed(error)  # it will be back, and we go on where we were
                 except BrokerRefused as error:
-                    self._refused(error)
-                await trio.sleep(PAUSE)
+                    self._failed(error)
+                    self._give_up(error)
+                await trio.sleep(min(PAUSE * 2 ** min(self._failures, 8), LONGEST_PAUSE))
 
-    def _refused(self, error: BrokerRefused) -> None:
-        """The reading ended, or did not begin: a stream that was deleted may have been declared again since."""
-        self._refusals += 1
-        if self._refusals >= REFUSALS or not self._ready.is_set():
+    def _failed(self, error: BrokerError) -> None:
+        self._failures += 1
+        if self.broker.connected:
+            _log.warning("a stream cannot be followed now", stream=self.spec.name, problem=str(error))
+
+    def _give_up(self, error: BrokerRefused) -> None:
+        """Let the stream go, unless it was only deleted and can be declared again."""
+        if self._failures >= REFUSALS or not self._ready.is_set():
             self.over = error
             self._ready.set()
             self._ground.forget(self, error)
@@ -259,7 +266,7 @@ class StreamSource:
             self.ring.append(offset_of(delivery), delivery, len(delivery.body))
         last = deliveries[-1]
         self.cursor = Cursor(self.tag, offset_of(last), check_of(last))
-        self._anew, self._refusals = False, 0
+        self._anew, self._failures = False, 0
 
     def _follow_on(self, deliveries: Sequence[Delivery]) -> bool:
         """Deliver; False where retention may have overtaken the reader, so that it must look what stands there."""

@@ -36,6 +36,10 @@ class Publisher:
         """Declare a queue, or a stream."""
         self._channel.queue_declare(name, **options)
 
+    def bind(self, queue: str, exchange: str, binding_key: str) -> None:
+        """Bind a queue, or a stream."""
+        self._channel.queue_bind(queue, exchange, binding_key)
+
     def delete_queue(self, name: str) -> None:
         """Delete a queue, or a stream, with what is in it."""
         self._channel.queue_delete(name)

@@ -12,6 +12,7 @@ from pika.exceptions import UnroutableError
 
 from sidecar.amqp import Properties
 from sidecar.broker.memory import MemoryBroker
+from sidecar.broker.port import Declaration
 from sidecar.config.load import parse
 from sidecar.service import Service
 from tests.lab import wire
@@ -75,7 +76,9 @@ class Lab:
     def __init__(self, nursery: trio.Nursery, url: str, publisher: Publisher | None) -> None:
         self.nursery = nursery
         self.url = url
-        self.memory = MemoryBroker() if publisher is None else None
+        self.memory = MemoryBroker() if url == "memory://" else None
+        if self.memory is not None:
+            self.memory.declare("orders", Declaration("topic"))
         self._publisher = publisher
         self.services: list[Service] = []
 
@@ -128,7 +131,7 @@ class Lab:
         assert self._publisher is not None
         with trio.fail_after(PATIENCE):
             while True:
-                await trio.sleep(0)  # the publisher blocks, and what is tested lives in this very thread
+                await trio.lowlevel.checkpoint()  # the publisher blocks this thread, and what is tested lives in it
                 try:
                     self._publisher.publish("orders", key, body, mandatory=True, **properties)
                 except UnroutableError:

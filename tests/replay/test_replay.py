@@ -203,7 +203,7 @@ async def test_since_a_time(lab: Lab) -> None:
     nothing = await lab.listen("/all?since=2100-01-01T00:00:00Z")
     await nothing.response.until(lambda response: b":\n" in response.body)
     with trio.fail_after(PATIENCE):  # until the broker's silence has been believed
-        while not any(nothing_heard(lab)):
+        while not any(nothing_heard(lab)):  # noqa: ASYNC110
             await trio.sleep(0.01)
     await lab.publish("3")
     await until(everything, *numbers(0, 4))
@@ -310,7 +310,7 @@ async def test_recreated_under_open_streams(lab: Lab, count: int) -> None:
     await until(one, *numbers(0, 5))
     lab.delete("orders.events")
     with trio.fail_after(PATIENCE):
-        while not lab.declared("orders.events"):
+        while not lab.declared("orders.events"):  # noqa: ASYNC110
             await trio.sleep(0.01)
     await lab.publish(*numbers(100, 100 + count))
     returning = await lab.listen("/all", place)
