@@ -32,7 +32,9 @@ def load(path: Path | str, environ: Environment[str, str] = os.environ) -> Confi
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise _unreadable(path, Place(1, 1), f"cannot be read: {error.strerror}", "name another with -c; sidecar demo needs none") from None
+        raise _unreadable(
+            path, Place(1, 1), f"cannot be read: {error.strerror}", "name another with -c; sidecar demo needs none"
+        ) from None
     except UnicodeDecodeError as error:
         before = error.object[: error.start].decode("utf-8", "replace")
         place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"))

@@ -1,4 +1,4 @@
-"""An application that publishes with aio-pika, as many do: every property and header it writes arrives as it wrote it."""
+"""An application that publishes with aio-pika, as many do: each property and header arrives as it was written."""
 
 from __future__ import annotations
 
