@@ -50,10 +50,18 @@ def remember(rabbitmq: RabbitNode) -> None:
     rabbitmq.control("eval", "[dets:sync(Table) || Table <- dets:all()], ok.")
 
 
+def streams_stand(url: str) -> bool:
+    with publishing(url) as other:
+        return other.queue_exists("orders.events") or other.queue_exists("short.events")
+
+
 async def publish(lab: Lab, *bodies: str) -> None:
+    """Publish, once the broker is there and its streams are: it confirms and drops what it has for one that is not."""
     broker = lab.services[0].broker
     with trio.fail_after(PATIENCE):
         await broker.wait_connected()
+        while not await trio.to_thread.run_sync(streams_stand, lab.url):  # noqa: ASYNC110
+            await trio.sleep(0.05)
         for body in bodies:
             await broker.publish("orders", "order.1", body.encode())
 
