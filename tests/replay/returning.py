@@ -11,6 +11,7 @@ import json
 import random
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -22,7 +23,27 @@ LONGEST_VISIT = 1.5
 """Seconds after which it leaves anyway."""
 LONGEST_PAUSE = 0.3
 """Seconds before it is back."""
+FIRST_VISIT = 20.0
+"""Seconds to get a place within."""
 MANNERS = ("closed", "aborted", "mid-event")
+ENDED = "ended by the server"
+
+Condition = Callable[["Returning"], object]
+
+
+def heard(text: str) -> Condition:
+    """Holds of a client that has heard this last."""
+    return lambda client: client.heard[-1:] == [text]
+
+
+def heard_some(number: int) -> Condition:
+    """Holds of a client that has heard so many events."""
+    return lambda client: len(client.heard) >= number
+
+
+def has_place(client: Returning) -> object:
+    """Holds of a client that can come back."""
+    return client.place
 
 
 @dataclass
@@ -41,29 +62,38 @@ class Returning:
     arrived: trio.Event = field(default_factory=trio.Event)
     """Set once it has a place to come back to."""
 
-    async def until(self, last: str) -> None:
-        """Come and go until this has been heard."""
-        while self.heard[-1:] != [last]:
-            await self._visit(last)
+    async def until(self, condition: Condition) -> None:
+        """Come and go until a condition holds."""
+        while not condition(self):
+            await self._visit(condition)
             await trio.sleep(self.random.uniform(0, LONGEST_PAUSE))
 
-    async def stay(self, last: str) -> None:
-        """One visit at a time until this has been heard, each as long as the server wants it."""
-        while self.heard[-1:] != [last]:
-            await self._visit(last, leaving=False)
-
-    async def _visit(self, last: str, *, leaving: bool = True) -> None:
+    async def stay(self, condition: Condition) -> None:
+        """Make one visit, until a condition holds; AssertionError where the server ends it before."""
         visit = _Visit(self, await trio.open_tcp_stream(*self.address))
-        manner = self.random.choice(MANNERS) if leaving and self.place else "left by the server"
-        enough = len(self.heard) + self.random.randint(1, self.longest)
-        seconds = self.random.uniform(0.01, LONGEST_VISIT)
-        with trio.CancelScope(deadline=trio.current_time() + (seconds if manner in MANNERS else 600)):
+        await visit.ask()
+        while not condition(self):
+            assert await visit.read(), f"ended by the server: {self.heard[-3:]}"
+        visit.leave(aborting=False)
+
+    async def _visit(self, condition: Condition) -> None:
+        """Stay for some events or some time, whatever comes first; without a place for nothing but that."""
+        visit, manner = _Visit(self, await trio.open_tcp_stream(*self.address)), self.random.choice(MANNERS)
+        enough = len(self.heard) + self.random.randint(1, self.longest) if self.place else 0
+        seconds = self.random.uniform(0.01, LONGEST_VISIT) if self.place else FIRST_VISIT
+        end = manner
+        with trio.move_on_after(seconds):
             await visit.ask()
-            while await visit.read() and self.heard[-1:] != [last]:
-                if manner in MANNERS and len(self.heard) >= enough and (manner != "mid-event" or visit.rest):
+            while not condition(self) and not (self.place and len(self.heard) >= enough):
+                if not await visit.read():
+                    end = ENDED
                     break
-        visit.leave(aborting=manner in ("aborted", "mid-event"))
-        self.visits[manner] = self.visits.get(manner, 0) + 1
+            while manner == "mid-event" and end == manner and not visit.rest and await visit.read():
+                pass
+        if end == "mid-event" and not visit.rest:
+            end = "aborted"
+        visit.leave(aborting=manner != "closed")
+        self.visits[end] = self.visits.get(end, 0) + 1
 
     def take(self, event: Event) -> None:
         """What a page's listeners would get."""

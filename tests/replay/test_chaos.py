@@ -7,19 +7,26 @@ happens when the publisher has come so far.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
+import signal
+import socket
+import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import trio
+from selenium import webdriver
 
+from tests.lab.eventstream import Parser
 from tests.lab.publisher import publishing
 from tests.lab.rabbitmq import RabbitNode
 from tests.replay.numbering import STREAM, Numbers
-from tests.replay.replicas import Pair, pair
-from tests.replay.returning import MANNERS, Returning
+from tests.replay.replicas import Pair, Replica, pair, routes, running
+from tests.replay.returning import MANNERS, Returning, has_place, heard, heard_some
 from tests.replay.test_outage import remember
 
 CLIENTS = 20
@@ -82,7 +89,7 @@ async def broker_and_sidecar_killed(folder: Path, node: RabbitNode, count: int, 
         with trio.fail_after(within):
             async with trio.open_nursery() as nursery:
                 for client in clients:
-                    nursery.start_soon(client.until, str(count))
+                    nursery.start_soon(client.until, heard(str(count)))
                 for client in clients:
                     await client.arrived.wait()
                 await in_thread(remember, node)
@@ -113,7 +120,7 @@ async def with_clients(
     with trio.fail_after(WITHIN):
         async with trio.open_nursery() as nursery:
             for client in clients:
-                nursery.start_soon(client.until, numbers.text(count))
+                nursery.start_soon(client.until, heard(numbers.text(count)))
             for client in clients:
                 await client.arrived.wait()
             await in_thread(numbers.publish_until, count // 2)
@@ -147,3 +154,107 @@ async def test_the_stream_is_deleted_and_made_anew(tmp_path: Path, vhost_url: st
             last, first = assert_one_reset(client, numbers, "recreated", count)
             assert last <= count // 2
             assert first == count // 2 + 1
+
+
+async def test_retention_has_passed_everybody(tmp_path: Path, vhost_url: str) -> None:
+    chance, first, cut, count = seeded(), 200, 1700, 1800
+    with pair(tmp_path, vhost_url, max_bytes="100KiB", segment_bytes="20KiB") as sidecars:
+        numbers = Numbers(vhost_url, width=100)
+        clients = clients_of(sidecars.address, chance, 100)
+
+        async def come_and_go(last: int) -> None:
+            async with trio.open_nursery() as nursery:
+                for client in clients:
+                    nursery.start_soon(client.until, heard(numbers.text(last)))
+                await in_thread(numbers.publish_until, last)
+
+        with trio.fail_after(WITHIN):
+            async with trio.open_nursery() as nursery:
+                for client in clients:
+                    nursery.start_soon(client.until, has_place)
+            async with trio.open_nursery() as nursery:
+                for client in clients:
+                    nursery.start_soon(client.until, heard_some(chance.randint(1, first)))
+                await in_thread(numbers.publish_until, first)
+            await in_thread(numbers.publish_until, cut)
+            for replica in sidecars.replicas:  # what they have in memory would bridge the cut
+                await in_thread(replica.replace)
+            await come_and_go(cut)  # retention moves only when something is published: not while they are at its edge
+            await come_and_go(count)
+        print(told(clients))
+        for client in clients:
+            last, oldest = assert_one_reset(client, numbers, "truncated", count)
+            assert last <= first < oldest, runs_of(client.heard)
+
+
+# All at once
+
+CROWD, BEHIND = 200, 500
+READERS = "{{rabbit_stream_queue, consume, 3}}"
+COUNT_READERS = f"erlang:trace_pattern({READERS}, true, [call_count]), ok."
+READERS_SINCE = f"element(2, erlang:trace_info({READERS}, call_count))."
+
+
+async def all_at_once(address: tuple[str, int], place: str, condition: Condition) -> list[Returning]:
+    """A crowd, each staying until a condition holds of it."""
+    crowd = [Returning(address, "/numbers", random.Random(0), place=place) for _ in range(CROWD)]
+    async with trio.open_nursery() as nursery:
+        for client in crowd:
+            nursery.start_soon(client.stay, condition)
+    return crowd
+
+
+async def test_a_crowd_comes_back(tmp_path: Path, rabbitmq: RabbitNode, vhost_url: str) -> None:
+    """Two hundred, five hundred events behind, before a process that has none of them in memory."""
+    with running(Replica(tmp_path / "one", vhost_url, routes())) as replica, trio.fail_after(WITHIN):
+        numbers, witness = Numbers(vhost_url), Returning(replica.address, "/numbers", random.Random(0))
+        await witness.stay(has_place)
+        place = witness.place
+        await in_thread(numbers.publish_until, BEHIND)
+        await in_thread(replica.replace)
+        async with trio.open_nursery() as nursery:
+            witness = Returning(replica.address, "/numbers", random.Random(0))
+            nursery.start_soon(witness.stay, heard(str(BEHIND + 1)))  # so that the live reader is there already
+            await witness.arrived.wait()
+            used = [replica.sidecar.cpu]
+            await all_at_once(replica.address, "", has_place)
+            used.append(replica.sidecar.cpu)
+            await in_thread(rabbitmq.control, "eval", COUNT_READERS)
+            used.append(replica.sidecar.cpu)
+            crowd = await all_at_once(replica.address, place, heard(str(BEHIND)))
+            used.append(replica.sidecar.cpu)
+            readers = int(await trio.to_thread.run_sync(rabbitmq.control, "eval", READERS_SINCE))
+            await in_thread(numbers.publish_until, BEHIND + 1)
+        fresh, back = used[1] - used[0], used[3] - used[2]
+        print(f"{CROWD} fresh: {fresh:.2f} s of CPU; {BEHIND} events behind: {back:.2f} s, {readers} more readers")
+        for client in crowd:
+            assert client.heard == numbers.texts(1, BEHIND), runs_of(client.heard)
+        assert readers in (1, 2)
+        assert back < fresh + 10e-6 * CROWD * BEHIND
+
+
+# Queues
+
+INBOX = {
+    "path": "/inbox",
+    "queue": "chaos.inbox",
+    "declare": {"durable": True},
+    "prefetch": 3,
+    "data": "envelope",
+}
+
+
+def take_three(address: tuple[str, int], aborting: bool) -> list[dict[str, Any]]:
+    """Take three messages, or what comes within a moment, and vanish; returns the envelopes.
+
+    Who is not ``aborting`` says so (a FIN) and reads what its socket was given up to then.
+    """
+    parser, rest = Parser(), b""
+    with socket.create_connection(address, timeout=2) as connection:
+        connection.sendall(b"GET /inbox HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+        leaving = False
+        with contextlib.suppress(TimeoutError):
+            while data := connection.recv(4096):
+                rest += data
+                if not leaving and len(parser.events) >= 3:
+                    leaving = True

@@ -384,8 +384,7 @@ async def test_a_slow_reader_is_sent_back_to_the_stream(lab: Lab) -> None:
     block = "x" * 20_000
     stalled = await wire.never_read(lab.address(), "/all")
     witness = await lab.listen("/all")
-    for number in range(300):
-        await lab.publish(f"{number} {block}")
+    await lab.publish_at_once(*(f"{number} {block}" for number in range(300)))
     await until(witness, *(f"{number} {block}" for number in range(300)))
     (subscription,) = [each for each in lab.services[0]._hub.subscriptions if each.metrics.path == "/all"]
     assert len(subscription.subscribers) == 1
@@ -457,7 +456,7 @@ async def test_a_slow_http2_stream_loses_nothing(lab: Lab) -> None:
     await slow.response.until_open()
     await quick.response.until_open()
     block = "x" * 3_000
-    await lab.publish(*(f"{number} {block}" for number in range(200)))
+    await lab.publish_at_once(*(f"{number} {block}" for number in range(200)))
     await quick.response.until_events(200)
     slow.reading = True
     await connection.widen(1_000_000, slow.id)
