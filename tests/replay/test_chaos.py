@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -21,12 +22,13 @@ import pytest
 import trio
 from selenium import webdriver
 
-from tests.lab.eventstream import Parser
+from tests.e2e.test_browser import until
+from tests.lab import wire
 from tests.lab.publisher import publishing
 from tests.lab.rabbitmq import RabbitNode
 from tests.replay.numbering import STREAM, Numbers
 from tests.replay.replicas import Pair, Replica, pair, routes, running
-from tests.replay.returning import MANNERS, Returning, has_place, heard, heard_some
+from tests.replay.returning import MANNERS, Condition, Returning, has_place, heard, heard_some
 from tests.replay.test_outage import remember
 
 CLIENTS = 20
@@ -133,6 +135,7 @@ async def with_clients(
 def assert_one_reset(client: Returning, numbers: Numbers, reason: str, count: int) -> tuple[int, int]:
     """Numbers without a gap, the reset, numbers without a gap to the last; returns the two at its sides."""
     story = runs_of(client.heard)
+    assert [text for text in client.heard if text.startswith("reset")] == [f"reset: {reason}"], story
     at = client.heard.index(f"reset: {reason}")
     before, after = client.heard[:at], client.heard[at + 1 :]
     assert before == numbers.texts(1, len(before)), story
@@ -190,7 +193,7 @@ async def test_retention_has_passed_everybody(tmp_path: Path, vhost_url: str) ->
 # All at once
 
 CROWD, BEHIND = 200, 500
-READERS = "{{rabbit_stream_queue, consume, 3}}"
+READERS = "{rabbit_stream_queue, consume, 3}"
 COUNT_READERS = f"erlang:trace_pattern({READERS}, true, [call_count]), ok."
 READERS_SINCE = f"element(2, erlang:trace_info({READERS}, call_count))."
 
@@ -243,18 +246,143 @@ INBOX = {
     "data": "envelope",
 }
 
+MESSAGES, ROUNDS = 150, 15
+IN_FLIGHT = 12
+"""Messages that may get into a socket between the third message's arrival and the news that its reader is gone."""
 
-def take_three(address: tuple[str, int], aborting: bool) -> list[dict[str, Any]]:
-    """Take three messages, or what comes within a moment, and vanish; returns the envelopes.
 
-    Who is not ``aborting`` says so (a FIN) and reads what its socket was given up to then.
+async def take_three(nursery: trio.Nursery, address: tuple[str, int]) -> wire.Http1:
+    """A client that has taken three messages of the queue."""
+    client = await wire.open_http1(nursery, address, "/inbox", version="1.0")
+    await client.response.until_events(3)
+    return client
+
+
+def bodies(response: wire.Response) -> list[int]:
+    return [int(json.loads(data)["body"]) for data in response.data]
+
+
+async def test_clients_that_take_three_messages_and_leave(
+    nursery: trio.Nursery, tmp_path: Path, vhost_url: str
+) -> None:
+    """Each says that it leaves and reads what its socket was given until then: all of that, and nothing else, is gone
+    from the queue.
     """
-    parser, rest = Parser(), b""
-    with socket.create_connection(address, timeout=2) as connection:
-        connection.sendall(b"GET /inbox HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
-        leaving = False
-        with contextlib.suppress(TimeoutError):
-            while data := connection.recv(4096):
-                rest += data
-                if not leaving and len(parser.events) >= 3:
-                    leaving = True
+    taken: list[int] = []
+    with running(Replica(tmp_path / "one", vhost_url, [INBOX])) as replica, publishing(vhost_url) as publisher:
+
+        async def take_and_leave() -> None:
+            async with trio.open_nursery() as reading:
+                while len(taken) < MESSAGES:
+                    client = await take_three(reading, replica.address)
+                    assert isinstance(client.stream, trio.SocketStream)
+                    await client.stream.send_eof()
+                    assert await client.response.until_end() == "clean"
+                    taken.extend(bodies(client.response))
+
+        publisher.queue("chaos.inbox", durable=True)
+        for number in range(MESSAGES):
+            publisher.publish("", "chaos.inbox", str(number))
+        with trio.move_on_after(WITHIN) as waiting:
+            async with trio.open_nursery() as crowd:
+                for _ in range(3):
+                    crowd.start_soon(take_and_leave)
+                while len(taken) < MESSAGES:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                crowd.cancel_scope.cancel()
+        assert sorted(taken) == list(range(MESSAGES)), Counter(taken)
+        assert not waiting.cancelled_caught
+        last = await wire.open_http1(nursery, replica.address, "/inbox", version="1.0")
+        publisher.publish("", "chaos.inbox", str(MESSAGES))
+        await last.response.until_events(1)
+        assert bodies(last.response) == [MESSAGES]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_takes_three_messages_and_vanishes(
+    nursery: trio.Nursery, tmp_path: Path, vhost_url: str
+) -> None:
+    """Cut off without a word: what its socket had taken is gone, at most a few that follow those it has read; nothing
+    that anybody has read comes again.
+    """
+    rounds: list[list[int]] = []
+    with running(Replica(tmp_path / "one", vhost_url, [INBOX])) as replica, publishing(vhost_url) as publisher:
+        publisher.queue("chaos.inbox", durable=True)
+        for number in range(MESSAGES):
+            publisher.publish("", "chaos.inbox", str(number))
+        for _ in range(ROUNDS):
+            client = await take_three(nursery, replica.address)
+            abort(client)
+            rounds.append(bodies(client.response))
+            await in_thread(replica.sidecar.wait_metric, "sidecar_subscribers", 0)
+        last = await wire.open_http1(nursery, replica.address, "/inbox", version="1.0")
+        publisher.publish("", "chaos.inbox", str(MESSAGES))
+        await last.response.until(lambda response: MESSAGES in bodies(response)[-1:])
+        rest = bodies(last.response)
+        nursery.cancel_scope.cancel()
+    read = [number for taken in rounds for number in taken]
+    assert read == sorted(set(read))
+    assert not set(read) & set(rest)
+    for taken, following in itertools.pairwise([*rounds, rest]):
+        assert len(taken) >= 3
+        unread = following[0] - taken[-1] - 1
+        print(f"{taken}, then {unread} that nobody has read")
+        assert following == list(range(following[0], following[-1] + 1))
+        assert 0 <= unread <= IN_FLIGHT
+
+
+def abort(client: wire.Http1) -> None:
+    """End a connection as a machine does that is gone: RST, no FIN."""
+    assert isinstance(client.stream, trio.SocketStream)
+    client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.stream.socket.close()
+
+
+# A browser
+
+LISTEN = """
+window.heard = []; window.resets = []; window.opens = 0;
+window.source = new EventSource("/numbers");
+window.source.onopen = () => window.opens++;
+window.source.onmessage = event => window.heard.push(event.data);
+window.source.addEventListener("sidecar.reset", event => window.resets.push(event.data));
+"""
+
+
+def reload_nginx(front: Path) -> None:
+    """As `nginx -s reload` does; the old worker does not wait for its streams."""
+    configuration = front / "nginx.conf"
+    text = configuration.read_text()
+    if "worker_shutdown_timeout" not in text:
+        configuration.write_text(f"worker_shutdown_timeout 100ms;\n{text}")
+    os.kill(int((front / "nginx.pid").read_text()), signal.SIGHUP)
+
+
+def test_a_browser_hears_every_number(chromium: webdriver.Chrome, tmp_path: Path, vhost_url: str) -> None:
+    with pair(tmp_path, vhost_url) as sidecars:
+        one, two = sidecars.replicas
+        numbers = Numbers(vhost_url)
+        chromium.get("http://{}:{}/".format(*sidecars.address))  # any page of the origin will do
+        chromium.execute_script(LISTEN)
+        until(chromium, "return window.opens", lambda opens: opens == 1)
+
+        def blow(call: Callable[[], object]) -> None:
+            """Publish around it; return once the browser has heard all of that on another connection."""
+            opens = chromium.execute_script("return window.opens")
+            last = numbers.confirmed + 200
+            publishing = threading.Thread(target=numbers.publish_until, args=(last,))
+            publishing.start()
+            call()
+            until(chromium, "return window.opens", lambda now: now > opens or call in (one.restart, two.restart))
+            publishing.join()
+            until(chromium, "return window.heard.length", lambda count: count >= last)
+
+        for call in (lambda: reload_nginx(sidecars.nginx), one.restart, two.restart, one.replace, two.replace):
+            blow(call)
+        blow(lambda: reload_nginx(sidecars.nginx))
+        heard, resets, opens = chromium.execute_script("return [window.heard, window.resets, window.opens]")
+        chromium.execute_script("window.source.close()")
+        print(f"opened {opens} times")
+        assert heard == numbers.texts(1, 1200), runs_of(heard)
+        assert resets == []
+        assert opens >= 5
