@@ -18,6 +18,7 @@ PATIENCE = 10.0
 CONFIGURATION = """\
 daemon off;
 {user}
+{main}
 worker_processes 1;
 pid {directory}/nginx.pid;
 error_log {directory}/error.log info;
@@ -41,14 +42,18 @@ http {{
 
 
 @contextlib.contextmanager
-def nginx(directory: Path, location: str, beside: str = "") -> Iterator[tuple[str, int]]:
-    """Nginx with one server and one ``location /`` holding these lines, and others ``beside`` it; gives its address."""
+def nginx(directory: Path, location: str, beside: str = "", main: str = "") -> Iterator[tuple[str, int]]:
+    """Nginx with one server and one ``location /`` holding these lines, and others ``beside`` it; gives its address.
+
+    ``main`` stands at the outermost level.
+    """
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     assert program, "nginx is not installed: `make lab` installs it"
     port = free_port()
     user = "user root;" if os.geteuid() == 0 else ""
     file = directory / "nginx.conf"
-    file.write_text(CONFIGURATION.format(directory=directory, port=port, user=user, location=location, beside=beside))
+    places = {"user": user, "main": main, "beside": beside, "location": location}
+    file.write_text(CONFIGURATION.format(directory=directory, port=port, **places))
     command = [program, "-p", str(directory), "-c", str(file), "-e", str(directory / "error.log")]
     process = subprocess.Popen(command, start_new_session=True)
     try:

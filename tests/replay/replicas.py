@@ -18,6 +18,8 @@ from tests.replay.numbering import EXCHANGE, KEY, MARKER, STREAM
 UPSTREAM = "upstream sidecars {{ {} }}"
 SERVER = "server 127.0.0.1:{} max_fails=0;"
 LOCATION = "proxy_pass http://sidecars; proxy_http_version 1.1; proxy_set_header Connection '';"
+SHUTDOWN = "worker_shutdown_timeout 100ms;"
+"""So that a reload ends the streams of the old worker."""
 READY_WITHIN = 40.0
 
 
@@ -101,5 +103,5 @@ def pair(folder: Path, url: str, **retention: str) -> Iterator[Pair]:
     servers = " ".join(SERVER.format(replica.port) for replica in (one, two))
     front = folder / "nginx"
     front.mkdir()
-    with running(one), running(two), nginx(front, LOCATION, UPSTREAM.format(servers)) as address:
+    with running(one), running(two), nginx(front, LOCATION, UPSTREAM.format(servers), SHUTDOWN) as address:
         yield Pair(address, (one, two), front)

@@ -78,7 +78,8 @@ class Returning:
 
     async def _visit(self, condition: Condition) -> None:
         """Stay for some events or some time, whatever comes first; without a place for nothing but that."""
-        visit, manner = _Visit(self, await trio.open_tcp_stream(*self.address)), self.random.choice(MANNERS)
+        visit = _Visit(self, await trio.open_tcp_stream(*self.address))
+        manner = self.random.choice(MANNERS if self.place else MANNERS[:2])
         enough = len(self.heard) + self.random.randint(1, self.longest) if self.place else 0
         seconds = self.random.uniform(0.01, LONGEST_VISIT) if self.place else FIRST_VISIT
         end = manner
