@@ -7,14 +7,18 @@ RabbitMQ of the machine nor another run is touched.
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.build import BuildError, tool
-from bench.process import Program, free_port
+from bench.process import BenchError, Program, free_port
 
 # Debian's wrapper of the same name in /usr/sbin changes the user, who may not write here.
 _PLACES = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/usr/local/sbin/rabbitmq-server")
+ENVIRONMENT = "environment.json"
 
 
 def _start_script() -> str:
@@ -56,6 +60,7 @@ def rabbitmq(directory: Path) -> Iterator[tuple[int, Program]]:
     home.mkdir()
     port, epmd_port = free_port(), free_port()
     environment = _environment(home, port, epmd_port)
+    (home / ENVIRONMENT).write_text(json.dumps(environment))
     epmd = [_required("epmd"), "-port", str(epmd_port), "-address", "127.0.0.1"]
     with (
         Program(epmd, cwd=home, log=home / "epmd.log", env={"HOME": str(home)}) as names,
@@ -64,3 +69,16 @@ def rabbitmq(directory: Path) -> Iterator[tuple[int, Program]]:
         names.wait_listening(epmd_port)
         node.wait_logged("Server startup complete")
         yield port, node
+
+
+def evaluate(directory: Path, expression: str) -> str:
+    """What an Erlang expression is worth in the node of `directory`. Raises `BenchError`."""
+    home = directory / "rabbitmq"
+    environment = {**os.environ, **json.loads((home / ENVIRONMENT).read_text())}
+    command = [Path(_start_script()).with_name("rabbitmqctl"), "-q", "-n", environment["RABBITMQ_NODENAME"], "eval"]
+    done = subprocess.run(
+        [*command, expression], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    if done.returncode:
+        raise BenchError(f"rabbitmqctl: {done.stdout}{done.stderr}")
+    return done.stdout.strip()

@@ -88,9 +88,9 @@ class Load:
 class Publisher:
     """A running publisher of `count` messages at `rate` a second (0: as fast as they are taken)."""
 
-    def __init__(self, server: Server, place: Place, count: int, rate: float) -> None:
+    def __init__(self, server: Server, place: Place, count: int, rate: float, key: str = KEY) -> None:
         http = server.fed_by == "http"
-        where = ("http", place.side_port, "/publish") if http else ("amqp", place.rabbit_port, KEY)
+        where = ("http", place.side_port, "/publish") if http else ("amqp", place.rabbit_port, key)
         self._process = subprocess.Popen(
             [str(part) for part in (BUILD / "publish", *where, count, rate)],
             stdout=subprocess.PIPE,

@@ -92,6 +92,8 @@ GOALS = (
     Goal("100 000 binding keys: a match at most 1.5 × that of 10", _own("match", "cost_ratio"), 1.5),
     Goal("opening a stream: at most 0.35 ms CPU", _own("opening", "cpu_ms_per_stream"), 0.35),
     Goal("… a thousand at once within a second", _own("opening", "open_seconds"), 1.0),
+    Goal("a thousand back at once, 500 events behind: at most 3 readers of the broker", _own("comeback", "readers"), 3),
+    Goal("… every event at every stream (not delivered)", _own("comeback", "not_delivered"), 0),
     Goal("an idle HTTP/1.1 stream: at most 14 KB", _own("memory-h1", "kb_per_stream"), 14.0),
     Goal("an idle HTTP/2 stream: at most 8 KB", _own("memory-h2", "kb_per_stream"), 8.0),
     Goal("5000 idle streams: at most 2 % of a core", _own("heartbeats", "core_percent"), 2.0),

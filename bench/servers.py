@@ -18,6 +18,7 @@ from bench.build import BUILD, PEERS, nchan_module, tool
 
 PLAIN = frozenset({"h1", "h2"})
 ALL = frozenset({"h1", "h2", "h1s", "h2s"})
+REPLAYED = "replayed"  # the routing key of messages that the sidecar's stream keeps; no other work uses it
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def _sidecar(place: Place) -> Start:
         "routes": [
             {"path": "/events", **source, "backlog": backlog},
             {"path": "/others", **source, "where": {"routing_key": "nobody.publishes.this"}},
+            {"path": "/replay", **source, "binding_key": REPLAYED, "replay": {"stream": "bench.events"}},
         ],
     }
     path = place.directory / "sidecar.yaml"

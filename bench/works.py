@@ -8,18 +8,21 @@ by then is `missing`, what was skipped in a stream's numbers is `lost`.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from bench.broker import evaluate
 from bench.build import HERE
 from bench.client import Publisher, Shape, streams
-from bench.process import BenchError, Program
-from bench.servers import Place, Server
+from bench.process import BenchError, Program, free_port
+from bench.servers import REPLAYED, Place, Server
 
 LATE_SECONDS = 2.0
 
@@ -307,6 +310,78 @@ class Matching:
         return dict(json.loads(done.stdout))
 
 
+READERS = "{rabbit_stream_queue, consume, 3}"
+COUNT_READERS = f"erlang:trace_pattern({READERS}, true, [call_count]), ok."
+READERS_SINCE = f"element(2, erlang:trace_info({READERS}, call_count))."
+
+
+@dataclass(frozen=True)
+class Comeback:
+    """Clients that are all back at once, some events behind, at a process that has none of these in memory.
+
+    Beside them as many fresh ones. Their place is an id that another process has given out.
+    """
+
+    name: str
+    title: str
+    shape: Shape
+    behind: int
+    seconds: float  # at most
+    floor: str
+    protocol: str = "h1"
+    columns: tuple[Column, ...] = (
+        Column("cpu_ms_per_fresh_stream", "CPU ms/fresh stream", 3),
+        Column("cpu_ms_per_stream", "CPU ms/stream back", 3),
+        Column("cpu_us_per_event", "CPU µs/event", 2),
+        Column("caught_up_seconds", "all caught up after s", 2),
+        Column("readers", "readers of the broker", 0),
+        LOST,
+    )
+
+    def takes(self, server: Server) -> bool:
+        """The sidecar alone: the others' clients have missed what they have missed."""
+        return server.name == "sidecar"
+
+    def measure(self, server: Server, place: Place, program: Program) -> Figures:
+        """One run."""
+        path = f"/replay?last_event_id={_place_from_another(server, place)}"
+        with Publisher(server, place, self.behind, 1000, REPLAYED) as publisher:
+            publisher.wait(30)
+        evaluate(place.directory.parent, COUNT_READERS)
+        before = program.cpu()
+        with streams(place, self.shape, path="/replay"):
+            fresh = program.cpu() - before
+        program.wait_settled(0.2)
+        before, began = program.cpu(), time.monotonic_ns()
+        with streams(place, self.shape, count=self.behind, path=path) as (load, _):
+            result = load.result(self.seconds)
+            used = program.cpu() - before
+        return {
+            **_delivered(result, used, began),
+            "cpu_ms_per_fresh_stream": fresh / self.shape.total * 1e3,
+            "cpu_ms_per_stream": used / self.shape.total * 1e3,
+            "caught_up_seconds": (result["last_ns"] - began) / 1e9,
+            "readers": float(evaluate(place.directory.parent, READERS_SINCE)),
+        }
+
+
+def _place_from_another(server: Server, place: Place) -> str:
+    """The present of the stream, as a process says it that ends thereafter."""
+    directory = place.directory / "another"
+    directory.mkdir()
+    another = replace(place, directory=directory, port=free_port(), side_port=free_port())
+    with Program(server.start(another).command, cwd=directory, log=directory / "log") as program:
+        program.wait_listening(another.port)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", another.port, timeout=10)) as connection:
+                connection.request("GET", "/replay", headers={"Accept": "text/event-stream"})
+                for line in connection.getresponse():
+                    if line.startswith(b"id: "):
+                        return line[4:].decode().strip()
+        raise BenchError(f"the stream names no place: {program.tail()}")
+
+
 def works(quick: bool) -> list[Work]:
     """All works, in the order of the table; `quick` shortens them for a look at one change."""
     seconds = 1.5 if quick else 4.0
@@ -326,6 +401,7 @@ def works(quick: bool) -> list[Work]:
         Nobody("nobody", "messages nobody listens to", 10_000 if quick else 40_000, "nobody"),
         Matching("match", "one match among 10 or 100 000 binding keys, in process", "match"),
         Opening("opening", "opening 1000 HTTP/1.1 streams at once", "h1", Shape(1000, burst=1000), 3, "opening"),
+        Comeback("comeback", "1000 HTTP/1.1 streams back at once, 500 events behind", wide, 500, 20.0, "comeback"),
         Memory("memory-h1", "idle HTTP/1.1 streams", "h1", wide, "memory-h1"),
         Memory("memory-h2", "idle HTTP/2 streams, 10 × 100", "h2", h2, "memory-h1"),
         Heartbeats(

@@ -133,13 +133,17 @@ async def with_clients(
 
 
 def assert_one_reset(client: Returning, numbers: Numbers, reason: str, count: int) -> tuple[int, int]:
-    """Numbers without a gap, the reset, numbers without a gap to the last; returns the two at its sides."""
-    story = runs_of(client.heard)
-    assert [text for text in client.heard if text.startswith("reset")] == [f"reset: {reason}"], story
-    at = client.heard.index(f"reset: {reason}")
-    before, after = client.heard[:at], client.heard[at + 1 :]
+    """Numbers without a gap, the reset, numbers without a gap to the last; returns the two at its sides.
+
+    A reset has no id: who leaves before anything has come after it brings the old place again, and is told again.
+    """
+    heard, story = [text for text, _ in itertools.groupby(client.heard)], runs_of(client.heard)
+    assert [text for text in heard if text.startswith("reset")] == [f"reset: {reason}"], story
+    at = heard.index(f"reset: {reason}")
+    before, after = heard[:at], heard[at + 1 :]
     assert before == numbers.texts(1, len(before)), story
     assert after == numbers.texts(int(after[0]), count), story
+    assert len(client.heard) - client.heard.count(f"reset: {reason}") == len(before) + len(after), story
     return len(before), int(after[0])
 
 
