@@ -105,14 +105,21 @@ class RabbitMQ:
 
     async def run(self) -> None:
         """Connect and keep connected until cancelled."""
+        keeping = True
         try:
             async with trio_asyncio.open_loop() as loop:
                 loop.set_exception_handler(_log_stray)
                 try:
                     await self._keep_connected(loop)
+                except trio.Cancelled:
+                    keeping = False
+                    raise
                 finally:
                     self._problem = "stopped"
-        except* aiormq.exceptions.AMQPError as strays:  # aiormq's own tasks, whose channels were just being closed
+        except* Exception as strays:
+            # Closing the loop ends aiormq's own tasks, and those end with whatever their connection was closed with.
+            if keeping:
+                raise
             _log.debug("left at the end", errors=[str(stray) for stray in strays.exceptions])
 
     async def wait_connected(self) -> None:

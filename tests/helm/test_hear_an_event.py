@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def service(vhost_url: str, tmp_path: Path) -> Iterator[Service]:
         {"path": "/events/other", "binding_key": "other", **topic},
     ]
     with running(tmp_path, {"broker": {"url": vhost_url}, "routes": routes}) as running_service:
+        host, port = running_service.http
+        with urllib.request.urlopen(f"http://{host}:{port}/events/other", timeout=HEARD_WITHIN) as stream:
+            stream.read(1)  # the first reader has the exchange declared, which the pod's publisher needs
         yield running_service
 
 

@@ -51,6 +51,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def person(chromium: webdriver.Chrome, watched: Service) -> Iterator[Person]:
     """Somebody who has just opened the page; whatever they do, nothing may be wrong in the browser's console."""
     person = Person(chromium, f"http://127.0.0.1:{watched.sidecar.admin_port}")
+    person.complaints()  # those of other tests in the same browser
     person.open()
     yield person
     wrong = person.complaints()
