@@ -12,6 +12,7 @@ reading from connections that publish, and then a binding must not have to wait 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -105,20 +106,18 @@ class RabbitMQ:
 
     async def run(self) -> None:
         """Connect and keep connected until cancelled."""
-        keeping = True
+        cancelled = False
         try:
             async with trio_asyncio.open_loop() as loop:
                 loop.set_exception_handler(_log_stray)
                 try:
                     await self._keep_connected(loop)
-                except trio.Cancelled:
-                    keeping = False
-                    raise
                 finally:
+                    cancelled = trio.current_effective_deadline() == -math.inf
                     self._problem = "stopped"
         except* Exception as strays:
             # Closing the loop ends aiormq's own tasks, and those end with whatever their connection was closed with.
-            if keeping:
+            if not cancelled:
                 raise
             _log.debug("left at the end", errors=[str(stray) for stray in strays.exceptions])
 
