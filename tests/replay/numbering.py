@@ -73,8 +73,8 @@ class Numbers:
             reached = self._changed.wait_for(lambda: self.confirmed >= number or self._stopped.is_set(), timeout)
         assert reached, f"{self.confirmed} of {number} confirmed within {timeout} s"
 
-    def stop(self) -> None:
-        """End every wait."""
+    def close(self) -> None:
+        """End every wait, and the thread that publishes."""
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()

@@ -55,9 +55,13 @@ class Replica:
         """Where it listens."""
         return "127.0.0.1", self.port
 
+    def launch(self) -> None:
+        """Begin to start it."""
+        self.sidecar = Sidecar(["run", "-c", str(self._config)], self._admin)
+
     def start(self) -> None:
         """Start it; return once it is ready."""
-        self.sidecar = Sidecar(["run", "-c", str(self._config)], self._admin)
+        self.launch()
         self.sidecar.wait_ready(READY_WITHIN)
 
     def kill(self) -> None:
@@ -87,13 +91,15 @@ class Pair:
 
 
 @contextlib.contextmanager
-def running(replica: Replica) -> Iterator[Replica]:
-    """A replica for a block."""
-    replica.start()
-    try:
-        yield replica
-    finally:
-        replica.kill()
+def running(*replicas: Replica) -> Iterator[Replica]:
+    """Replicas for a block, started side by side; gives the first."""
+    with contextlib.ExitStack() as stack:
+        for replica in replicas:
+            replica.launch()
+            stack.callback(replica.kill)
+        for replica in replicas:
+            replica.sidecar.wait_ready(READY_WITHIN)
+        yield replicas[0]
 
 
 @contextlib.contextmanager
@@ -103,5 +109,5 @@ def pair(folder: Path, url: str, **retention: str) -> Iterator[Pair]:
     servers = " ".join(SERVER.format(replica.port) for replica in (one, two))
     front = folder / "nginx"
     front.mkdir()
-    with running(one), running(two), nginx(front, LOCATION, UPSTREAM.format(servers), SHUTDOWN) as address:
+    with running(one, two), nginx(front, LOCATION, UPSTREAM.format(servers), SHUTDOWN) as address:
         yield Pair(address, (one, two), front)
