@@ -249,14 +249,7 @@ async def test_a_crowd_comes_back(tmp_path: Path, rabbitmq: RabbitNode, vhost_ur
 
 # Queues
 
-INBOX = {
-    "path": "/inbox",
-    "queue": "chaos.inbox",
-    "declare": {"durable": True},
-    "prefetch": 3,
-    "data": "envelope",
-}
-
+INBOX = {"path": "/inbox", "queue": "chaos.inbox", "declare": {"durable": True}, "prefetch": 3, "data": "envelope"}
 MESSAGES = 150
 ROUNDS, AT_A_TIME = 15, 6
 
