@@ -57,8 +57,9 @@ class Serving:
             await self.broker.publish(exchange, key, data, Properties(**properties) if properties else None)
 
     async def until_streams(self, number: int) -> None:
-        """Wait until so many event streams are open."""
-        await eventually(lambda: len(self.service._streams.open) == number)
+        """Wait until so many event streams are open, and hear: one that waits for its binding does not yet."""
+        streams, routes = self.service._streams, self.service.metrics.routes
+        await eventually(lambda: len(streams.open) == number == sum(route.subscribers for route in routes))
 
 
 def address_of(url: str) -> Address:
