@@ -42,7 +42,7 @@ class RememberingSubscription(ReplaySubscription):
         if self._known(start.last_event_id) is not None:
             return b""  # its own id is better
         place = self.ring.low if start.earliest else self.ring.high
-        return b"id: %b\n\n" % str(MemoryCursor(self.name, place)).encode()
+        return sse.id_block(str(MemoryCursor(self.name, place)))
 
     def join(self, subscriber: Subscriber, start: Start) -> None:
         """Let it hear; first what came after its id."""

@@ -59,14 +59,13 @@ class ReplaySubscription(Subscription):
             for subscriber in fallen:
                 self.fell_behind(subscriber)
 
-    def fell_behind(self, subscriber: Subscriber) -> bool:
+    def fell_behind(self, subscriber: Subscriber) -> None:
         """Let it go on from the past when it reads again."""
         if self._writing:
             self._fallen.append(subscriber)
         elif subscriber in self.subscribers and not subscriber.settled():
             self.detach(subscriber)
             self.resume(subscriber)
-        return True
 
 
 async def follow(subscriber: Subscriber, subscription: Subscription, history: History) -> bool:

@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 
+from sidecar import sse
 from sidecar.amqp import Delivery
 from sidecar.broker.port import BrokerError, Offset
 from sidecar.cursor import Cursor, check_of, offset_of
@@ -53,7 +54,7 @@ class StreamSubscription(ReplaySubscription):
         if start.since or self._readable(start.last_event_id):
             return b""  # it has an id that is better, or will have one with the first event
         place = Cursor(self.source.tag, -1, "") if start.earliest else self.source.cursor
-        return b"id: %b\n\n" % str(place).encode()
+        return sse.id_block(str(place))
 
     def _readable(self, text: str) -> Cursor | None:
         cursor = Cursor.parse(text)

@@ -144,9 +144,8 @@ class Subscription:
         if start.last_event_id:  # it believes it can resume, and here nobody can
             subscriber.reset(ResetReason.UNKNOWN_ID)
 
-    def fell_behind(self, subscriber: Subscriber) -> bool:
-        """Its socket takes no more; returns whether the subscription will see to it that nothing is lost."""
-        return False
+    def fell_behind(self, subscriber: Subscriber) -> None:
+        """Its socket takes no more: where there is a past, it goes on from there when it reads again."""
 
     def caught_up(self) -> None:
         """A subscriber's socket has taken everything."""

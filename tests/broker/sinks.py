@@ -13,14 +13,35 @@ from sidecar.cursor import offset_of
 PATIENCE = 20.0
 
 
-class Recorder:
-    """Hears a tap; `deliveries` and `events` grow."""
+class Heard:
+    """Deliveries that grow, and a wait for what they should be."""
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
+        self._changed = trio.Event()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def until(self, true: Callable[[], object]) -> None:
+        """Wait until it is true, looked at again whenever something was heard."""
+        with trio.fail_after(PATIENCE):
+            while not true():
+                await self._changed.wait()
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [each.body for each in self.deliveries]
+
+
+class Recorder(Heard):
+    """Hears a tap; `deliveries` and `events` grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.events: list[str] = []
         self.refusal: BrokerRefused | None = None
-        self._changed = trio.Event()
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         self.deliveries.extend(deliveries)
@@ -39,16 +60,6 @@ class Recorder:
         self.refusal = error
         self._wake()
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def until(self, true: Callable[[], object]) -> None:
-        """Wait until it is true, looked at again whenever something was heard."""
-        with trio.fail_after(PATIENCE):
-            while not true():
-                await self._changed.wait()
-
     async def until_event(self, *events: str) -> None:
         """Wait until these were heard, exactly and in this order."""
         await self.until(lambda: len(self.events) >= len(events))
@@ -63,19 +74,14 @@ class Recorder:
     def keys(self) -> list[str]:
         return [each.routing_key for each in self.deliveries]
 
-    @property
-    def bodies(self) -> list[bytes]:
-        return [each.body for each in self.deliveries]
 
-
-class ReadRecorder:
+class ReadRecorder(Heard):
     """Hears a reader or a consumer; credits or acknowledges only when the test says so, or at once."""
 
     def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
+        super().__init__()
         self.errors: list[BrokerError] = []
         self.on_delivery: Callable[[Sequence[Delivery]], None] = lambda _: None
-        self._changed = trio.Event()
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         self.deliveries.extend(deliveries)
@@ -85,16 +91,6 @@ class ReadRecorder:
     def ended(self, error: BrokerError) -> None:
         self.errors.append(error)
         self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def until(self, true: Callable[[], object]) -> None:
-        """Wait until it is true, looked at again whenever something was heard."""
-        with trio.fail_after(PATIENCE):
-            while not true():
-                await self._changed.wait()
 
     async def until_bodies(self, *bodies: bytes) -> None:
         """Wait until these were heard, exactly and in this order."""
@@ -106,10 +102,6 @@ class ReadRecorder:
         await self.until(lambda: self.errors)
         (error,) = self.errors
         return error
-
-    @property
-    def bodies(self) -> list[bytes]:
-        return [each.body for each in self.deliveries]
 
     @property
     def offsets(self) -> list[int]:
