@@ -12,12 +12,13 @@ from rich.console import Console
 
 from bench.broker import rabbitmq
 from bench.build import BuildError, build
-from bench.check import check_client
+from bench.check import check_clients
+from bench.client import origin
 from bench.process import BenchError
 from bench.report import Report, tables, write
 from bench.runner import Run, Runner
 from bench.servers import FLOOR, NEEDS, SERVERS, Server
-from bench.works import Work, works
+from bench.works import Work, reference, works
 
 
 def _arguments() -> argparse.Namespace:
@@ -36,9 +37,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _chosen(arguments: argparse.Namespace, missing: dict[str, str]) -> tuple[list[Work], list[Server]]:
-    """The works and servers asked for; the floor is always there, a peer that cannot be had here is not."""
+    """The works and servers asked for; what a work is held against is there always, what cannot be had is not."""
     rows = [work for work in works(arguments.quick) if not arguments.work or work.name in arguments.work]
-    wanted = {FLOOR.name, *(arguments.only or [server.name for server in SERVERS])}
+    wanted = {*map(reference, rows), *(arguments.only or [server.name for server in SERVERS])}
     return rows, [one for one in SERVERS if one.name in wanted and NEEDS.get(one.name) not in missing]
 
 
@@ -63,12 +64,17 @@ def main() -> int:
     try:
         with console.status("building and installing the parts (the first time takes a minute)"):
             missing = build()
-            check_client()
+            check_clients()
         if arguments.build:
             return 0
         rows, servers = _chosen(arguments, missing)
-        with tempfile.TemporaryDirectory(prefix="bench-") as name, rabbitmq(Path(name)) as (port, node):
-            runner = Runner(Path(name), port, node, lambda run: _say(console, run))
+        with (
+            tempfile.TemporaryDirectory(prefix="bench-") as name,
+            rabbitmq(Path(name)) as (port, node),
+            origin(Path(name)) as (origin_port, application),
+        ):
+            beside = (node, application)
+            runner = Runner(Path(name), port, origin_port, beside, lambda run: _say(console, run))
             runs = runner.run(rows, servers, arguments.rounds, _floors(rows, arguments.quick))
     except (BuildError, BenchError) as error:
         console.print(f"bench: {error}", style="red", highlight=False)

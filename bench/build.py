@@ -21,7 +21,13 @@ BUILD = HERE / ".build"
 PEERS = HERE / "peers"
 INSTALL_SECONDS = 300
 
-_C_PROGRAMS = {"load": ["-lssl", "-lcrypto"], "publish": ["-lrabbitmq"], "floor": ["-lrabbitmq"]}
+_C_PROGRAMS = {
+    "load": ["-lssl", "-lcrypto"],
+    "publish": ["-lrabbitmq"],
+    "floor": ["-lrabbitmq"],
+    "ask": [],
+    "origin": [],
+}
 _PACKAGES = {
     "cc": "gcc",
     "openssl": "openssl",
@@ -44,7 +50,7 @@ def build() -> dict[str, str]:
     for name, libraries in _C_PROGRAMS.items():
         _when_changed(name, _sources("*.[ch]"), partial(_compile, name, libraries))
     _when_changed("certificate", [], _certificate)
-    parts = {"go": _go, "node": _node, "uvicorn": _uvicorn, "nchan": _nchan}
+    parts = {"go": _go, "node": _node, "uvicorn": _uvicorn, "nchan": _nchan, "nginx": _nginx}
     return {name: reason for name, make in parts.items() if (reason := make())}
 
 
@@ -148,10 +154,12 @@ def _optional(name: str, sources: list[Path], make: Callable[[], None]) -> str |
     return None
 
 
+def _nginx() -> str | None:
+    return None if tool("nginx") else "no nginx (package nginx)"
+
+
 def _nchan() -> str | None:
-    if not tool("nginx"):
-        return "no nginx (package nginx)"
-    return None if nchan_module() else "no nchan (package libnginx-mod-nchan)"
+    return _nginx() or (None if nchan_module() else "no nchan (package libnginx-mod-nchan)")
 
 
 def nchan_module() -> Path | None:

@@ -1,4 +1,4 @@
-"""The load client is itself checked before it may judge anybody: known streams, known faults, and what it must count.
+"""Both clients are checked themselves before they may judge anybody: known bytes, known faults, what they must count.
 
 Strategy: a one-shot server on a thread plays a script of bytes, whole or byte by byte; HTTP/2 is answered by the h2
 library, which refuses a request that is not RFC 9113's. The client's report must name exactly the faults put in.
@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import h2.config
 import h2.connection
 import h2.events
 
-from bench.client import Load, Shape
+from bench.client import Load, Shape, ask
 from bench.process import BenchError
 from bench.servers import Place
 
@@ -118,7 +119,7 @@ def _counted(protocol: str, play: Play) -> dict[str, int]:
         listener.settimeout(PATIENCE)
         thread = threading.Thread(target=_serve_one, args=(listener, play), daemon=True)
         thread.start()
-        place = Place(Path(), protocol, listener.getsockname()[1], 0, 0)
+        place = Place(Path(), protocol, listener.getsockname()[1], 0, 0, 0)
         with Load(place, Shape(1), count=COUNT) as load:
             load.opened()
             result = load.result(PATIENCE)
@@ -126,8 +127,74 @@ def _counted(protocol: str, play: Play) -> dict[str, int]:
     return {key: result[key] for key in result if isinstance(result[key], int)}
 
 
-def check_client() -> None:
-    """Play every case over both protocols, whole and byte by byte. Raises `BenchError` on a wrong count."""
+# The second answer of an otherwise good connection, and what the asking client must call it.
+ANSWERS: dict[str, tuple[Callable[[int], bytes], str | None]] = {
+    "good": (lambda number: _answer(number), None),
+    "in other letters": (lambda number: _answer(number).replace(b"Content-L", b"x: y\r\ncontent-l"), None),
+    "another's": (lambda number: _answer(number + 1), "wrong"),
+    "torn": (lambda number: _answer(number).replace(b"4711", b"4712"), "wrong"),
+    "an error": (lambda number: _answer(number).replace(b"200 OK", b"502 Bad"), "wrong"),
+    "without a length": (lambda number: _answer(number).replace(b"Content-Length", b"Content-Strength"), "wrong"),
+    "too long": (lambda number: _answer(number) + b"}", "wrong"),
+    "cut off": (lambda number: _answer(number)[:-1], "broken"),
+    "cut off in its head": (lambda number: _answer(number)[:20], "broken"),
+    "silent": (lambda number: b"", "unanswered"),
+}
+ASK_SECONDS = 0.2
+
+
+def _answer(number: int) -> bytes:
+    message = _message(number)
+    return b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b" % (len(message), message)
+
+
+def _answers(second: Callable[[int], bytes], cut: int) -> Play:
+    def play(client: socket.socket) -> None:
+        for count, number in enumerate(_asked(client)):
+            whole = second(number) if count == 1 else _answer(number)
+            for part in _parts(whole, cut):
+                client.sendall(part)
+            if count == 1 and whole and len(whole) < len(_answer(number)):
+                return
+
+    return play
+
+
+def _asked(client: socket.socket) -> Iterable[int]:
+    """The number of each request on a connection."""
+    heard = b""
+    while data := client.recv(65536):
+        heard += data
+        if heard.endswith(b"\r\n\r\n"):
+            yield int(heard.removeprefix(b"GET /orders/")[:12])
+            heard = b""
+
+
+def _judged(play: Play) -> dict[str, int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        thread = threading.Thread(target=_serve_one, args=(listener, play), daemon=True)
+        thread.start()
+        result = ask(listener.getsockname()[1], 1, ASK_SECONDS)
+        thread.join(PATIENCE)
+    return {key: result[key] for key in ("wrong", "broken", "unanswered") if result[key]}
+
+
+def _check_answer(name: str, cut: int) -> None:
+    second, fault = ANSWERS[name]
+    judged, wanted = _judged(_answers(second, cut)), {fault: 1} if fault else {}
+    if judged != wanted:
+        raise BenchError(f"the asking client misjudges an answer that is {name!r}: {judged}, not {wanted}")
+
+
+def check_clients() -> None:
+    """Play every case, whole and byte by byte, streams over both protocols. Raises `BenchError` on a wrong count."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda case: _check_answer(*case), [(name, cut) for name in ANSWERS for cut in (1, 16_000)]))
+    _check_load()
+
+
+def _check_load() -> None:
     faults = ("lost", "duplicated", "out_of_order", "torn")
     for case in _cases():
         for protocol, script in (("h1", _h1), ("h2", _h2)):

@@ -1,4 +1,4 @@
-"""The two compiled programs at both ends: the publisher and the load client, driven and read as JSON.
+"""The compiled programs at both ends, driven and read as JSON: publisher and load client, origin and asking client.
 
 Strategy: the load client says when its streams stand and, at its end, what each of them has seen; closing its standard
 input ends it, so a crash here leaves nobody behind. Every wait has a bound.
@@ -13,13 +13,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from bench.build import BUILD
-from bench.process import BenchError
+from bench.process import BenchError, Program, free_port
 from bench.servers import Place, Server
 
 OPEN_SECONDS = 30.0
+ANSWER_SECONDS = 15.0
 KEY = "orders.4711.paid"
 
 
@@ -125,3 +127,25 @@ def streams(
         opened = load.opened()
         time.sleep(0.2)  # a server may answer a moment before it listens to its broker for the new stream
         yield load, opened
+
+
+@contextlib.contextmanager
+def origin(directory: Path) -> Iterator[tuple[int, Program]]:
+    """The application behind the proxies; yields its port and the running program."""
+    port = free_port()
+    with Program([BUILD / "origin", str(port)], cwd=directory, log=directory / "origin.log") as program:
+        program.wait_listening(port)
+        yield port, program
+
+
+def ask(port: int, connections: int, seconds: float) -> dict[str, Any]:
+    """Ask for so long on so many connections; what the answers were like. Raises `BenchError`."""
+    numbers = {"port": port, "connections": connections, "seconds": seconds}
+    command = [str(BUILD / "ask"), *(str(part) for name, value in numbers.items() for part in (f"--{name}", value))]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=seconds + ANSWER_SECONDS, check=False
+        )
+        return {**json.loads(done.stdout), "said": done.stderr.strip()}
+    except (subprocess.TimeoutExpired, json.JSONDecodeError):
+        raise BenchError("the asking client did not report") from None

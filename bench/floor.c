@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "listen.h"
 #include "rabbit.h"
 
 enum { FILES = 1 << 16, ROOM = 1 << 17, READER_PATIENCE_MS = 5000 };
@@ -113,18 +114,6 @@ static void hear(int reader) {
         readers[reader_count++] = reader;
         send_whole(reader, head, sizeof head - 1);
     }
-}
-
-static int listen_on(int port) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 4096)) {
-        perror("floor: listen");
-        exit(1);
-    }
-    return listener;
 }
 
 static amqp_connection_state_t subscribe(int port) {

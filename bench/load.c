@@ -24,6 +24,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "histogram.h"
 #include "message.h"
 
 enum {
@@ -33,7 +34,6 @@ enum {
     STREAM_WINDOW = 1 << 24, /* as much as a stream may have under way; granted anew at the half */
     CONNECTION_WINDOW = 1 << 30,
     PER_SOURCE = 25000, /* ports of one source address */
-    SUB = 128,          /* steps in each doubling of the histogram: under 1 % */
 };
 
 struct stream {
@@ -75,31 +75,13 @@ static struct {
     int opened, failed, closed, finished;
 } seen;
 
-static uint64_t delays[64 * SUB], openings[64 * SUB];
+static histogram delays, openings;
 static struct connection *connections;
 static char buffer[BUFFER];
 static SSL_CTX *tls;
 static int poller, started, opening, announced;
 static uint64_t began, opened_ns, now;
 static volatile sig_atomic_t stop;
-
-static void histogram_add(uint64_t *histogram, uint64_t ns) {
-    int shift = ns < SUB ? 0 : 63 - __builtin_clzll(ns) - 7;
-    histogram[(uint64_t)shift * SUB + (ns >> shift)]++;
-}
-
-/* The `part` (0..1) of a histogram, in milliseconds. */
-static double histogram_part(const uint64_t *histogram, double part) {
-    uint64_t total = 0, below = 0;
-    for (int i = 0; i < 64 * SUB; i++)
-        total += histogram[i];
-    for (int i = 0; i < 64 * SUB; i++)
-        if (total && (below += histogram[i]) >= part * total) {
-            int shift = i < 2 * SUB ? 0 : i / SUB - 1;
-            return (double)((uint64_t)(i - shift * SUB) << shift) / 1e6;
-        }
-    return 0;
-}
 
 /* ---- events ------------------------------------------------------------------------------------------------- */
 

@@ -1,4 +1,4 @@
-"""The picture for the docs: bars of CPU and of delay, one panel for each work, readable on light and dark pages."""
+"""The picture for the docs: bars of CPU, delay and rate, one panel for each work, readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ PANELS = (
     ("h2", "cpu_us_per_event", "CPU µs per event"),
     ("h1-flood", "events_per_second", "events delivered a second"),
     ("h2-flood", "events_per_second", "events delivered a second"),
+    ("proxy", "cpu_us_per_request", "CPU µs per request"),
+    ("proxy", "requests_per_second", "requests a second"),
 )
 PANEL_WIDTH, BAR, GAP, LABEL, VALUE, PAD = 420, 16, 6, 90, 70, 16
 # The colours come from the reader's scheme; the file stands alone as an <img>, where this media query works.

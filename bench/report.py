@@ -23,13 +23,14 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.build import HERE, tool
-from bench.goals import verdicts
+from bench.goals import Verdict, verdicts
 from bench.picture import draw
 from bench.runner import Run, medians, noise
-from bench.servers import FLOOR, Server
-from bench.works import Figures, Work
+from bench.servers import Server
+from bench.works import Figures, Work, reference
 
 DISTURBED_CORES = 0.15
+CPU = ("cpu_us_per_event", "cpu_us_per_request")
 RESULTS = HERE / "results"
 
 
@@ -49,15 +50,15 @@ class Report:
         return medians(self.runs)
 
     def ratio(self, work: Work, server: str, key: str) -> float | None:
-        """A figure over the floor's of the same work (or the work it names); None where there is no floor for it."""
+        """A figure over the reference's of the same work (or the work it names); None where there is none for it."""
         figures = self.figures
-        floor = figures.get((work.floor, FLOOR.name), {}).get(key)
+        other = figures.get((work.floor, reference(work)), {}).get(key)
         own = figures.get((work.name, server), {}).get(key)
-        return own / floor if own is not None and floor else None
+        return own / other if own is not None and other else None
 
 
 def tables(report: Report) -> RenderableType:
-    """A table for each work, a line for each server, the ratio to the floor beside the figure; then the goals."""
+    """A table for each work, a line for each server, the ratio to the reference beside the figure; then the goals."""
     parts = [part for work in report.works for part in (Text(work.title, "bold"), _table(report, work))]
     return Group(_title(report), "", *parts, *_goals(report), _footnotes(report))
 
@@ -67,7 +68,7 @@ def _table(report: Report, work: Work) -> Table:
     for column in work.columns:
         shown.add_column(column.head, justify="right")
         if column.ratio:
-            shown.add_column("× floor", justify="right", style="dim")
+            shown.add_column(f"× {reference(work)}", justify="right", style="dim")
     for server in report.servers:
         if (found := report.figures.get((work.name, server.name))) is not None:
             shown.add_row(server.name, *_cells(report, work, server.name, found))
@@ -92,9 +93,16 @@ def _goals(report: Report) -> list[RenderableType]:
     shown = Table("goal", box=box.SIMPLE_HEAD)
     shown.add_column("reached", justify="right")
     for verdict in found:
-        style = "green" if verdict.met else "red"
-        shown.add_row(verdict.goal, f"[{style}]{verdict.reached:,.2f} {'yes' if verdict.met else 'NO'}[/]")
+        style, word = _judged(verdict)
+        shown.add_row(verdict.goal, f"[{style}]{verdict.reached:,.2f} {word}[/]")
     return [Text("what it must reach", "bold"), shown]
+
+
+def _judged(verdict: Verdict) -> tuple[str, str]:
+    """The colour and the word; a wish that is missed is not a goal that is."""
+    if verdict.met:
+        return "green", "yes"
+    return ("yellow", "no, a wish") if verdict.wish else ("red", "NO")
 
 
 def _error(report: Report, work: Work, server: str) -> str | None:
@@ -106,14 +114,15 @@ def _title(report: Report) -> str:
 
 
 def _footnotes(report: Report) -> str:
-    spread = noise(report.runs, "cpu_us_per_event")
+    spread = {work: part for key in CPU for work, part in noise(report.runs, report.works, key).items()}
     lines = [f"{work}: ±{part * 50:.0f} %" for work, part in spread.items()]
     out = [f"left out: {name} ({reason.splitlines()[0]})" for name, reason in report.left_out.items()]
     out += _disturbed(report)
     failed = [
         f"failed: {run.server} in {run.work}: {escape(_last_line(run.error))}" for run in report.runs if run.error
     ]
-    return "\n".join([f"Noise (the floor against itself, CPU): {', '.join(lines) or 'not measured'}", *out, *failed])
+    steady = f"Noise (the floor or nginx against itself, CPU): {', '.join(lines) or 'not measured'}"
+    return "\n".join([steady, *out, *failed])
 
 
 def _disturbed(report: Report) -> list[str]:
@@ -172,7 +181,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "versions": _versions(),
         "settings": report.settings,
         "left_out": report.left_out,
-        "noise": {key: noise(report.runs, key) for key in ("cpu_us_per_event", "delay_ms_median", "delay_ms_p99")},
+        "noise": {key: noise(report.runs, report.works, key) for key in (*CPU, "delay_ms_median", "delay_ms_p99")},
         "goals": [vars(verdict) for verdict in verdicts(report.figures)],
         "rows": [row for row in rows if row],
         "runs": [vars(run) for run in report.runs],
@@ -184,7 +193,7 @@ def _row(report: Report, work: Work, server: str) -> dict[str, Any] | None:
     if found is None:
         return None
     ratios = {key: ratio for key in found if (ratio := report.ratio(work, server, key)) is not None}
-    return {"work": work.name, "title": work.title, "server": server, "figures": found, "to_the_floor": ratios}
+    return {"work": work.name, "title": work.title, "server": server, "figures": found, f"to_{reference(work)}": ratios}
 
 
 def write(report: Report, partial: bool) -> list[Path]:

@@ -1,8 +1,9 @@
 """The run: who does what when, and what the noise was.
 
 Strategy: work by work, the servers take turns, each in a fresh process that has been warmed up by a little traffic; in
-every round the order is turned by one. The floor runs first and last in each work's turn: the distance between its runs
-is what the machine's noise was worth there. Figures are medians over the rounds.
+every round the order is turned by one. Whom the others are held against, mostly the floor, runs first and last in each
+work's turn: the distance between its runs is what the machine's noise was worth there. Figures are medians over the
+rounds.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.client import Publisher, Shape, streams
+from bench.client import Publisher, Shape, ask, streams
 from bench.process import BenchError, Program, free_port, machine_cpu, own_cpu
-from bench.servers import FLOOR, Place, Server
-from bench.works import Figures, Work
+from bench.servers import FLOOR, PROXY, Place, Server
+from bench.works import Figures, Work, reference
 
 WARM_UP = 300
+WARM_UP_SECONDS = 0.3
 READY_SECONDS = 20.0
 
 
@@ -41,7 +43,8 @@ class Runner:
 
     directory: Path
     rabbit_port: int
-    rabbit: Program
+    origin_port: int
+    beside: Sequence[Program]  # what the servers work with; their CPU is the benchmark's own
     said: Callable[[Run], None]
     runs: list[Run] = field(default_factory=list)
 
@@ -55,7 +58,7 @@ class Runner:
                 if getattr(work, "side_by_side", False):
                     self._side_by_side(work, takers)
                 else:
-                    self._in_turn(work, _order(takers, turn))
+                    self._in_turn(work, _order(takers, turn, reference(work)))
         return self.runs
 
     def _in_turn(self, work: Work, servers: Sequence[Server]) -> None:
@@ -99,14 +102,14 @@ class Runner:
         return run
 
     def _ours(self, program: Program) -> float:
-        return own_cpu() + program.cpu() + self.rabbit.cpu()
+        return own_cpu() + sum(one.cpu() for one in (program, *self.beside))
 
     @contextlib.contextmanager
     def _server(self, server: Server, protocol: str) -> Iterator[tuple[Place, Program]]:
         port, side_port = free_port(), free_port()
         directory = self.directory / f"{server.name}-{port}"
         directory.mkdir()
-        place = Place(directory, protocol, port, side_port, self.rabbit_port)
+        place = Place(directory, protocol, port, side_port, self.rabbit_port, self.origin_port)
         start = server.start(place)
         with Program(start.command, env=start.env, cwd=directory, log=directory / "log") as program:
             program.wait_listening(port, READY_SECONDS)
@@ -126,12 +129,12 @@ def _measured(work: Work, server: Server, place: Place, program: Program) -> Run
         return Run(work.name, server.name, {}, str(error))
 
 
-def _order(servers: Sequence[Server], turn: int) -> list[Server]:
-    """The floor first and last, the others turned by one each round."""
-    others = [server for server in servers if server is not FLOOR]
+def _order(servers: Sequence[Server], turn: int, first: str) -> list[Server]:
+    """The named one first and last, the others turned by one each round."""
+    others = [server for server in servers if server.name != first]
     cut = turn % max(len(others), 1)
-    floor = [FLOOR] if FLOOR in servers else []
-    return [*floor, *others[cut:], *others[:cut], *floor]
+    ends = [server for server in servers if server.name == first]
+    return [*ends, *others[cut:], *others[:cut], *ends]
 
 
 def _wait_ready(program: Program, port: int, path: str) -> None:
@@ -147,7 +150,20 @@ def _wait_ready(program: Program, port: int, path: str) -> None:
 
 
 def _warm_up(server: Server, place: Place) -> None:
-    """A little traffic to a few streams: every code path and just-in-time compiler has run once, and it does work."""
+    """A little traffic: every code path and just-in-time compiler has run once, and it does work."""
+    if place.protocol == PROXY:
+        _ask_a_little(place)
+    else:
+        _publish_a_little(server, place)
+
+
+def _ask_a_little(place: Place) -> None:
+    asked = ask(place.port, 20, WARM_UP_SECONDS)
+    if not asked["answers"] or asked["wrong"] or asked["broken"] or asked["unanswered"]:
+        raise BenchError(f"requests without their answer: {asked}")
+
+
+def _publish_a_little(server: Server, place: Place) -> None:
     shape = Shape(2, 10) if place.protocol.startswith("h2") else Shape(20)
     with streams(place, shape, count=WARM_UP) as (load, _), Publisher(server, place, WARM_UP, 3000) as publisher:
         publisher.wait(10)
@@ -169,11 +185,12 @@ def medians(runs: Sequence[Run]) -> dict[tuple[str, str], Figures]:
     }
 
 
-def noise(runs: Sequence[Run], key: str) -> dict[str, float]:
-    """For each work the floor ran more than once: (largest - smallest) / median of one of its figures."""
+def noise(runs: Sequence[Run], works: Sequence[Work], key: str) -> dict[str, float]:
+    """For each work whose reference ran more than once: (largest - smallest) / median of one of its figures."""
     grouped: dict[str, list[float]] = {}
+    references = {work.name: reference(work) for work in works}
     for run in runs:
-        if run.server == FLOOR.name and key in run.figures:
+        if run.server == references.get(run.work, FLOOR.name) and key in run.figures:
             grouped.setdefault(run.work, []).append(run.figures[key])
     return {
         work: (max(found) - min(found)) / statistics.median(found)

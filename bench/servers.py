@@ -2,7 +2,8 @@
 
 Strategy: data. A `Server` is a name, its protocols and a function from a `Place` (ports, directory, protocol) to a
 `Start` (command, environment, what to wait for). Everybody gets one process and the same queue in the same RabbitMQ,
-save nchan, which knows no RabbitMQ and is published to by HTTP.
+save nchan, which knows no RabbitMQ and is published to by HTTP. Where requests are passed on (the protocol `PROXY`),
+everybody has the same application behind.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bench.build import BUILD, PEERS, nchan_module, tool
 
 PLAIN = frozenset({"h1", "h2"})
 ALL = frozenset({"h1", "h2", "h1s", "h2s"})
+PROXY = "proxy"  # no event streams: HTTP/1.1 requests that go through to the origin
 REPLAYED = "replayed"  # the routing key of messages that the sidecar's stream keeps; no other work uses it
 
 
@@ -26,10 +28,11 @@ class Place:
     """Where one run of one server happens."""
 
     directory: Path
-    protocol: str  # h1, h2; with an s over TLS
+    protocol: str  # h1, h2; with an s over TLS; or PROXY
     port: int
     side_port: int  # nchan's publisher, the sidecar's admin listener
     rabbit_port: int
+    origin_port: int
 
     @property
     def amqp_url(self) -> str:
@@ -80,6 +83,7 @@ def _sidecar(place: Place) -> Start:
         "broker": {"url": place.amqp_url},
         "listen": [listen],
         "admin": {"bind": f"127.0.0.1:{place.side_port}"},
+        "upstream": {"url": f"http://127.0.0.1:{place.origin_port}"},
         "routes": [
             {"path": "/events", **source, "backlog": backlog},
             {"path": "/others", **source, "where": {"routing_key": "nobody.publishes.this"}},
@@ -103,6 +107,18 @@ def _nchan(place: Place) -> Start:
     )
     (place.directory / "nginx.conf").write_text(text)
     return Start([tool("nginx") or "nginx", "-p", place.directory, "-c", place.directory / "nginx.conf"])
+
+
+def _nginx(place: Place) -> Start:
+    text = string.Template((PEERS / "nginx/proxy.conf").read_text()).substitute(
+        directory=place.directory, port=place.port, origin_port=place.origin_port
+    )
+    (place.directory / "nginx.conf").write_text(text)
+    return Start([tool("nginx") or "nginx", "-p", place.directory, "-c", place.directory / "nginx.conf"])
+
+
+def _origin(place: Place) -> Start:
+    return Start([BUILD / "origin", str(place.port)])
 
 
 def _uvicorn(place: Place) -> Start:
@@ -138,7 +154,9 @@ def _go(place: Place) -> Start:
 
 FLOOR = Server("floor", "C send() loop (the floor)", frozenset({"h1"}), _floor())
 JOINING_FLOOR = Server("floor-join", "the floor, joining what came together", frozenset({"h1"}), _floor("--join"))
-SIDECAR = Server("sidecar", "sidecar", ALL, _sidecar, nobody_path="/others")
+SIDECAR = Server("sidecar", "sidecar", ALL | {PROXY}, _sidecar, nobody_path="/others")
+NGINX = Server("nginx", "nginx proxy_pass", frozenset({PROXY}), _nginx)
+ORIGIN = Server("origin", "the application itself, with no proxy before it", frozenset({PROXY}), _origin)
 PEER_SERVERS = (
     Server("nchan", "nginx + nchan (C; published to by HTTP)", ALL, _nchan, fed_by="http"),
     Server("go", "Go net/http + amqp091-go", ALL, _go),
@@ -146,6 +164,6 @@ PEER_SERVERS = (
     Server("better-sse", "Node.js + better-sse", ALL, _node("better.js")),
     Server("uvicorn", "uvicorn + sse-starlette + aio-pika", frozenset({"h1", "h1s"}), _uvicorn),
 )
-SERVERS = (FLOOR, JOINING_FLOOR, SIDECAR, *PEER_SERVERS)
+SERVERS = (FLOOR, JOINING_FLOOR, SIDECAR, *PEER_SERVERS, NGINX, ORIGIN)
 # Which built part a peer stands on.
-NEEDS = {"nchan": "nchan", "go": "go", "node": "node", "better-sse": "node", "uvicorn": "uvicorn"}
+NEEDS = {"nchan": "nchan", "nginx": "nginx", "go": "go", "node": "node", "better-sse": "node", "uvicorn": "uvicorn"}

@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 from bench.broker import evaluate
 from bench.build import HERE
-from bench.client import Publisher, Shape, streams
+from bench.client import Publisher, Shape, ask, streams
 from bench.process import BenchError, Program, free_port
-from bench.servers import REPLAYED, Place, Server
+from bench.servers import FLOOR, NGINX, PROXY, REPLAYED, Place, Server
 
 LATE_SECONDS = 2.0
 
@@ -56,6 +56,11 @@ class Work(Protocol):
     def columns(self) -> tuple[Column, ...]: ...
     def takes(self, server: Server) -> bool: ...
     def measure(self, server: Server, place: Place, program: Program) -> Figures: ...
+
+
+def reference(work: Work) -> str:
+    """The server that the others' figures are held against: the floor, unless the work says which (`against`)."""
+    return getattr(work, "against", FLOOR.name)
 
 
 CPU_EVENT = Column("cpu_us_per_event", "CPU µs/event", 2, ratio=True)
@@ -382,6 +387,50 @@ def _place_from_another(server: Server, place: Place) -> str:
         raise BenchError(f"the stream names no place: {program.tail()}")
 
 
+@dataclass(frozen=True)
+class Proxied:
+    """Small requests that no route takes, each sent when the one before it was answered, on kept connections.
+
+    The origin behind is asked in the same way, for the rate at which the two ends would be what is measured.
+    """
+
+    name: str
+    title: str
+    connections: int
+    seconds: float
+    floor: str
+    protocol: str = PROXY
+    against: str = NGINX.name
+    columns: tuple[Column, ...] = (
+        Column("cpu_us_per_request", "CPU µs/request", 1, ratio=True),
+        Column("requests_per_second", "requests/s", 0, ratio=True),
+        MEDIAN,
+        P99,
+    )
+
+    def takes(self, server: Server) -> bool:
+        """Whoever passes requests on, and the origin."""
+        return self.protocol in server.protocols
+
+    def measure(self, server: Server, place: Place, program: Program) -> Figures:
+        """One run; every answer must be the right one."""
+        before = program.cpu()
+        asked = ask(place.port, self.connections, self.seconds)
+        used = program.cpu() - before
+        if wrong := {key: asked[key] for key in ("wrong", "broken", "unanswered") if asked[key]}:
+            raise AssertionError(f"requests without their answer: {wrong} {asked['said']}")
+        return {
+            "requests": asked["answers"],
+            "requests_per_second": asked["answers"] / asked["seconds"],
+            "cpu_seconds": used,
+            "cpu_us_per_request": used / asked["answers"] * 1e6,
+            "delay_ms_median": asked["delay_ms"]["median"],
+            "delay_ms_p99": asked["delay_ms"]["p99"],
+            "delay_ms_max": asked["delay_ms"]["max"],
+            "client_busy": asked["client_cpu"] / asked["seconds"],
+        }
+
+
 def works(quick: bool) -> list[Work]:
     """All works, in the order of the table; `quick` shortens them for a look at one change."""
     seconds = 1.5 if quick else 4.0
@@ -401,6 +450,7 @@ def works(quick: bool) -> list[Work]:
         Nobody("nobody", "messages nobody listens to", 10_000 if quick else 40_000, "nobody"),
         Matching("match", "one match among 10 or 100 000 binding keys, in process", "match"),
         Opening("opening", "opening 1000 HTTP/1.1 streams at once", "h1", Shape(1000, burst=1000), 3, "opening"),
+        Proxied("proxy", "small requests to the application behind, 16 connections", 16, seconds, "proxy"),
         Comeback("comeback", "1000 HTTP/1.1 streams back at once, 500 events behind", wide, 500, 20.0, "comeback"),
         Memory("memory-h1", "idle HTTP/1.1 streams", "h1", wide, "memory-h1"),
         Memory("memory-h2", "idle HTTP/2 streams, 10 × 100", "h2", h2, "memory-h1"),
