@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError
+from hypercorn.protocol.h11 import H2ProtocolAssumedError
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.utils import parse_socket_addr
 
@@ -101,8 +101,6 @@ class Connection:
                 await protocol.handle(RawData(data))
             except H2ProtocolAssumedError as assumed:
                 protocol = await self._switch(protocol.ground, assumed.data)
-            except H2CProtocolRequiredError as required:
-                protocol = await self._switch(protocol.ground, required.data, required.headers, required.settings)
             await self._wire.drain()  # who sends requests without reading the answers has to read first
 
     async def _receive(self) -> bytes:
@@ -111,19 +109,12 @@ class Connection:
         except OSError:
             return b""  # the client broke the connection: for us it has left
 
-    async def _switch(
-        self,
-        ground: Ground,
-        data: bytes,
-        headers: list[tuple[bytes, bytes]] | None = None,
-        settings: bytes | None = None,
-    ) -> Http2:
-        """The client speaks HTTP/2 after all: by prior knowledge, or after an upgrade."""
+    async def _switch(self, ground: Ground, data: bytes) -> Http2:
+        """The client speaks HTTP/2 after all, by prior knowledge."""
         self._protocol = protocol = Http2(ground)
-        await protocol.initiate(headers, settings)
+        await protocol.initiate()
         await self._send(Updated(idle=protocol.idle))
-        if data:
-            await protocol.handle(RawData(data))
+        await protocol.handle(RawData(data))
         return protocol
 
     async def _send(self, event: Event) -> None:

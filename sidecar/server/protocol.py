@@ -23,7 +23,7 @@ from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
+from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol, H11WSConnection
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import filter_pseudo_headers
 from priority.priority import PriorityTree
@@ -134,6 +134,16 @@ class Http1(H11Protocol):
         self._head_only = False
         self.connection: Any = Http11(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
 
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """HTTP/2 by prior knowledge, as the first words of a connection (RFC 9113 §3.3), and in no other way.
+
+        hypercorn would follow ``Upgrade: h2c`` too. Behind a proxy that passes upgrades on, the client would then speak
+        with us past that proxy's rules and in its name: a trusted one's word for who the client is.
+        """
+        first = self.keep_alive_requests == 0
+        if first and (event.method, event.target, event.http_version) == (b"PRI", b"*", b"2.0"):
+            raise H2ProtocolAssumedError(b"PRI * HTTP/2.0\r\n\r\n" + self.connection.trailing_data[0])
+
     async def _create_stream(self, request: h11.Request) -> None:
         path, query = split_target(request.target)
         dispatch = self.ground.dispatch()
@@ -238,16 +248,13 @@ class Http2(H2Protocol):
         self.wire.on_room = self._refill
         # hypercorn's tree has places for 1000, and one request more would end the connection.
         self.priority = PriorityTree(maximum_streams=2 * STREAMS_PER_CONNECTION)
-        self._upgrading = False
         given = {SettingCodes(code): value for code, value in self.connection.local_settings.items()}
         given[SettingCodes.INITIAL_WINDOW_SIZE] = UPLOAD
         self.connection.local_settings = Settings(client=False, initial_values=given)
 
     async def initiate(self, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None) -> None:
-        """Begin; after an upgrade from HTTP/1.1 with the request that asked for it."""
-        self._upgrading = True
+        """Begin."""
         await super().initiate(headers, settings)
-        self._upgrading = False
         more = UPLOADS - self.connection.inbound_flow_control_window
         self._do(lambda: self.connection.increment_flow_control_window(more))
 
@@ -306,7 +313,7 @@ class Http2(H2Protocol):
     def _pass(self, request: h2.events.RequestReceived, proxy: Proxy, protocol: bytes | None) -> None:
         """Let the application answer."""
         self.keep_alive_requests += 1
-        body = request.stream_ended is None and not self._upgrading
+        body = request.stream_ended is None
         head, key = head2(request.headers, self.ground.scheme, self.client, body=body), b""
         if head.method == b"CONNECT" and protocol == b"websocket":
             head, key = websocket_head(head)

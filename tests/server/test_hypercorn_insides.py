@@ -21,7 +21,7 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, RawData, Updated
 from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
@@ -59,6 +59,7 @@ def test_the_arguments_of_the_protocols(kind: type) -> None:
     [
         (H11Protocol, "initiate", [], True),
         (H11Protocol, "handle", ["event"], True),
+        (H11Protocol, "_check_protocol", ["event"], True),
         (H11Protocol, "_create_stream", ["request"], True),
         (H11Protocol, "_maybe_recycle", [], True),
         (H11Protocol, "_close_stream", [], True),
@@ -96,6 +97,11 @@ def test_the_fields_of_the_http_2_protocol() -> None:
     assert two.keep_alive_requests == 0
     assert two.idle is True
     assert two.connection.local_settings.max_concurrent_streams == STREAMS_PER_CONNECTION
+
+
+def test_http_1_asks_for_another_protocol_in_one_place_only() -> None:
+    assert "_check_protocol(event)" in inspect.getsource(H11Protocol._handle_events)
+    assert "101" not in inspect.getsource(H11Protocol._create_stream)
 
 
 @pytest.mark.parametrize("kind", [H11Protocol, H2Protocol])
@@ -158,12 +164,7 @@ def test_the_events_and_errors_between_connection_and_protocol() -> None:
     assert RawData(b"x").data == b"x"
     assert Updated(idle=True).idle is True
     Closed()
-    assert parameters(H2CProtocolRequiredError.__init__) == ["data", "request"]
     assert H2ProtocolAssumedError(b"x").data == b"x"
-    request = h11.Request(method="GET", target="/", headers=[("host", "x"), ("http2-settings", "AAMAAABk")])
-    required = H2CProtocolRequiredError(b"rest", request)
-    assert (required.data, required.settings) == (b"rest", b"AAMAAABk")
-    assert (b":path", b"/") in required.headers
 
 
 @pytest.mark.parametrize(
