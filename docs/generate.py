@@ -295,10 +295,11 @@ def _level(called: ast.expr) -> str | None:
     """The level of a call of the log; None for any other call."""
     if isinstance(called, ast.Name) and called.id == "level":  # a level chosen a line above
         return "info or warning"
-    if isinstance(called, ast.Attribute) and called.attr in LEVELS:
+    if isinstance(called, ast.Attribute) and called.attr in (*LEVELS, "exception"):
         owner = called.value
         name = owner.id if isinstance(owner, ast.Name) else getattr(owner, "attr", "")
-        return called.attr if name == "_log" else None
+        level = "error" if called.attr == "exception" else called.attr
+        return level if name == "_log" else None
     return None
 
 

@@ -97,10 +97,9 @@ class Connection:
 
     async def _read(self, protocol: Http1 | Http2) -> None:
         while data := await self._receive():
-            try:
-                await protocol.handle(RawData(data))
-            except H2ProtocolAssumedError as assumed:
-                protocol = await self._switch(protocol.ground, assumed.data)
+            preface = await _heard(protocol, data)
+            if preface:
+                protocol = await self._switch(protocol.ground, preface)
             await self._wire.drain()  # who sends requests without reading the answers has to read first
 
     async def _receive(self) -> bytes:
@@ -139,6 +138,18 @@ class Connection:
         """We end the connection, in good order: what is written goes out first."""
         self._closing = True
         self._reading.cancel()
+
+
+async def _heard(protocol: Http1 | Http2, data: bytes) -> bytes:
+    """Give it what was read; returns what is HTTP/2's instead.
+
+    Not in the midst of the exception: one that came of those bytes would show them in the log, with all they hold.
+    """
+    try:
+        await protocol.handle(RawData(data))
+    except H2ProtocolAssumedError as assumed:
+        return assumed.data
+    return b""
 
 
 def _nursery(tasks: TaskGroup) -> trio.Nursery:

@@ -8,7 +8,8 @@ hypercorn's. `tests/server/test_hypercorn_insides.py` says in plain words when w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
@@ -37,7 +38,7 @@ from sidecar.http.request import Request, split_target
 from sidecar.server.http1 import Http1Outlet
 from sidecar.server.http2 import Cork, Http2Outlet
 from sidecar.server.outlet import Header
-from sidecar.server.passage import Http11, Passage, Passage1
+from sidecar.server.passage import TEXT, Http11, Passage, Passage1
 from sidecar.server.passage2 import Passage2, head2, websocket_head
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ UPLOAD: Final = 262144
 """Bytes of one request's body that an HTTP/2 client may send before the application has taken any."""
 UPLOADS: Final = 1048576
 """The same for all requests of one connection together."""
+_VISIBLE: Final = re.compile(rb"[!-~]+")
 
 
 def settings(logger: type[Any]) -> Config:
@@ -294,21 +296,25 @@ class Http2(H2Protocol):
         path, query = split_target(pseudo.get(b":path", b""))
         dispatch = self.ground.dispatch()
         match = dispatch.match(path)
-        if match is None:
-            if dispatch.proxy is not None:
-                self._pass(request, dispatch.proxy, pseudo.get(b":protocol"))
-            else:
-                await super()._create_stream(request)
+        if match is None and dispatch.proxy is not None:
+            self._pass(request, dispatch.proxy, pseudo.get(b":protocol"))
             return
-        self.keep_alive_requests += 1
-        method = pseudo[b":method"].decode("ascii")
-        headers = filter_pseudo_headers(request.headers)
-        seen = Request(method, path, query, headers, "2", self.ground.scheme, self.client)
-        stream_id = request.stream_id
-        outlet = Http2Outlet(self, stream_id, below, head_only=method == "HEAD")
-        place = _InPlace()
-        self.streams[stream_id] = place  # type: ignore[assignment]  # asked for `handle` and `idle` only
-        place.taken = dispatch.take(match, seen, outlet, self.task_group.spawn)
+        outlet = Http2Outlet(self, request.stream_id, below, head_only=pseudo[b":method"] == b"HEAD")
+        if not _legible(pseudo):
+            self._put(request.stream_id)
+            outlet.reply(400, [TEXT], b"the request needs a method and a path of visible ASCII\n")
+        elif match is None:
+            await super()._create_stream(request)
+        else:
+            self.keep_alive_requests += 1
+            method, headers = pseudo[b":method"].decode(), filter_pseudo_headers(request.headers)
+            seen = Request(method, path, query, headers, "2", self.ground.scheme, self.client)
+            self._put(request.stream_id).taken = dispatch.take(match, seen, outlet, self.task_group.spawn)
+
+    def _put(self, stream_id: int) -> _InPlace:
+        """Stand in the place of hypercorn's stream."""
+        self.streams[stream_id] = place = _InPlace()  # type: ignore[assignment]  # asked for `handle` and `idle` only
+        return place
 
     def _pass(self, request: h2.events.RequestReceived, proxy: Proxy, protocol: bytes | None) -> None:
         """Let the application answer."""
@@ -357,10 +363,8 @@ class Http2(H2Protocol):
 
     def give(self, stream_id: int, take: Taker) -> None:
         """A passage's request is a taker's from here on."""
-        place = _InPlace()
-        self.streams[stream_id] = place  # type: ignore[assignment]  # asked for `handle` and `idle` only
         outlet = Http2Outlet(self, stream_id, self.connection.streams[stream_id])
-        place.taken = take(outlet, self.task_group.spawn)
+        self._put(stream_id).taken = take(outlet, self.task_group.spawn)
 
     async def recycle(self, stream_id: int) -> None:
         """An exchange is over."""
@@ -390,6 +394,14 @@ class Http2(H2Protocol):
         except h2.exceptions.ProtocolError:
             return  # the client has closed the stream or the connection meanwhile
         self.wire.write(self.connection.data_to_send())
+
+
+def _legible(pseudo: Mapping[bytes, bytes]) -> bool:
+    """Whether an HTTP/2 request's method and path are what HTTP/1.1 would take too (RFC 9110 §9.1, RFC 9112 §3.2).
+
+    h2 lets any bytes through; hypercorn would end the connection over them.
+    """
+    return all(_VISIBLE.fullmatch(pseudo.get(name, b"")) for name in (b":method", b":path"))
 
 
 def _announces_a_body(fields: Fields) -> bool:

@@ -296,13 +296,18 @@ class Http2:
         flush: bool = True,
     ) -> Http2Stream:
         """Open a stream; its response fills by itself. Without ``end`` a body may follow, by `send`."""
+        pseudo = ((":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", path))
+        stream = self.ask((*pseudo, *headers), reading=reading, keep_body=keep_body, end=end)
+        if flush:
+            await self.flush()
+        return stream
+
+    def ask(self, fields: Headers, *, reading: bool = True, keep_body: bool = True, end: bool = True) -> Http2Stream:
+        """Open a stream with these fields and pseudo fields, whatever they are; `flush` sends it."""
         assert self.broken is None, self.broken
         stream = Http2Stream(self, self.state.get_next_available_stream_id(), Response(keep_body=keep_body), reading)
         self._streams[stream.id] = stream
-        pseudo = [(":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", path)]
-        self.state.send_headers(stream.id, [*pseudo, *headers], end_stream=end)
-        if flush:
-            await self.flush()
+        self.state.send_headers(stream.id, fields, end_stream=end)
         return stream
 
     async def send(self, stream_id: int, data: bytes, *, end: bool = True) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import h2.settings
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from sidecar.observe.reasons import CloseReason, DropReason, ResetReason
 from sidecar.server import connection as module
@@ -20,6 +21,7 @@ from tests.lab.wire import Http2, Http2Stream, open_http2
 from tests.server.serving import configuration, eventually, news, serving
 
 WIDE = 2**24
+NO_REQUEST = b"the request needs a method and a path of visible ASCII\n"
 
 
 @pytest.fixture
@@ -252,6 +254,37 @@ async def test_250_streams_at_once_and_again() -> None:
             for stream in streams:
                 await stream.reset()
             await served.until_streams(0)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GÄT", "/events/a"),
+        ("GÄT", "/nothing/here"),
+        ("GE T", "/events/a"),
+        ("GET", "/events/ä"),
+        ("GET", "/events/a b"),
+        ("GET", "/nothing/ä"),
+        ("GET", "/nothing here"),
+        ("CONNECT", None),
+    ],
+)
+async def test_a_request_that_http_1_would_not_take_costs_itself_only(method: str, path: str | None) -> None:
+    """h2 lets it pass; nothing of it gets into the log, and the other streams of its connection go on."""
+    with capture_logs() as lines:
+        async with serving() as served:
+            client = await open_http2(served.nursery, served.address)
+            kept = (await client.get("/events/a")).response
+            await kept.until_open()
+            rest = [(":scheme", "http"), (":path", path)] if path is not None else []
+            strange = client.ask([(":method", method), (":authority", "localhost"), *rest]).response
+            await client.flush()
+            assert await strange.until_end() == "clean"
+            assert (strange.status, bytes(strange.body)) == (400, NO_REQUEST)
+            await served.publish("still here")
+            await kept.until_events(1)
+            assert client.broken is None
+    assert [line for line in lines if line["log_level"] not in ("info", "debug")] == []
 
 
 async def test_priorities_are_ignored_and_leave_nothing(protocols: list[ServerSide]) -> None:
