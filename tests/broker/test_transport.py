@@ -13,10 +13,10 @@ import pytest
 import trio
 import trio.testing
 import trio_asyncio  # type: ignore[import-untyped]
-from pamqp import commands, frame
+from pamqp import body, commands, frame, header
 
 from sidecar.amqp import HEARTBEAT, Splitter
-from sidecar.broker.transport import UNREAD_LIMIT, UNSENT_LIMIT, Transport, Writer
+from sidecar.broker.transport import GATHER, READ_SIZE, RUSH, UNREAD_LIMIT, UNSENT_LIMIT, Transport, Writer
 
 MOVED = "aiormq's insides have moved: look at sidecar/broker/transport.py, then at the pin in pyproject.toml"
 
@@ -52,11 +52,11 @@ class Seam:
     """A transport over an in-memory stream, `peer` being the broker's end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.bodies: list[bytes] = []
+        self.batches: list[list[bytes]] = []
         ours, self.peer = trio.testing.memory_stream_pair()
         splitter = Splitter()
         splitter.add("t")
-        self.transport = Transport(ours, loop, splitter, lambda some: self.bodies.extend(each.body for each in some))
+        self.transport = Transport(ours, loop, splitter, lambda some: self.batches.append([each.body for each in some]))
         self.aio = trio_asyncio.aio_as_trio
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -142,6 +142,54 @@ async def test_bytes_that_are_not_amqp_end_it_after_aiormq_has_seen_them() -> No
         await seam.peer.send_all(QOS_OK + b"nonsense")
         assert await seam.aio(reader.read)() == QOS_OK + b"nonsense"
         assert seam.transport.ended == "the broker sent bytes that are not AMQP 0-9-1"
+
+
+def message(text: bytes) -> bytes:
+    parts = commands.Basic.Deliver("t", 1, False, "", "k"), header.ContentHeader(0, len(text)), body.ContentBody(text)
+    return b"".join(frame.marshal(part, 1) for part in parts)
+
+
+async def test_messages_in_a_rush_are_gathered_and_a_few_are_not(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio_asyncio.open_loop() as loop, trio.open_nursery() as nursery:
+        seam = Seam(loop)
+        await seam.open()
+        nursery.start_soon(seam.transport.run)
+
+        async def send(*texts: bytes) -> None:
+            for text in texts:
+                await seam.peer.send_all(message(text))
+                for _ in range(10):  # whoever can run does, and no time passes
+                    await trio.lowlevel.checkpoint()
+
+        await trio.sleep(1)
+        await send(b"1", b"2", b"3")
+        assert seam.batches == [[b"1"], [b"2"], [b"3"]]
+        await seam.peer.send_all(message(b"x") * RUSH)
+        began = trio.current_time()
+        await send(b"4", b"5", b"6")
+        assert seam.batches[3:] == [[b"x"] * RUSH]
+        await trio.sleep(2 * GATHER)
+        assert seam.batches[4:] == [[b"4", b"5", b"6"]]
+        assert trio.current_time() - began <= 3 * GATHER
+        await send(b"7")
+        assert seam.batches[5:] == [[b"7"]]
+        seam.transport.abort("done")
+
+
+async def test_a_full_read_is_followed_by_the_next_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio_asyncio.open_loop() as loop, trio.open_nursery() as nursery:
+        seam = Seam(loop)
+        await seam.open()
+        flood = message(bytes(1000)) * (3 * READ_SIZE // 1000)
+        await seam.peer.send_all(flood)
+        began = trio.current_time()
+        nursery.start_soon(seam.transport.run)
+        for _ in range(30):
+            await trio.lowlevel.checkpoint()
+        assert len(seam.batches) > 3
+        assert sum(map(len, seam.batches)) == 3 * READ_SIZE // 1000
+        assert trio.current_time() == began
+        seam.transport.abort("done")
 
 
 async def test_the_farewell_is_remembered() -> None:
