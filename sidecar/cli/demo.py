@@ -58,7 +58,7 @@ def orders(random: Random) -> Iterator[Sample]:
         order = random.choice(list(progress))
         state = states[progress[order] % len(states)]
         progress[order] += 1
-        yield Sample(f"order.{order}.{state}", {"order": order, "state": state}, state)
+        yield Sample(f"order.{order}.{state}", {"order": order, "state": state, "time": _now()}, state)
 
 
 def prices(random: Random) -> Iterator[Sample]:
@@ -67,7 +67,7 @@ def prices(random: Random) -> Iterator[Sample]:
     while True:
         symbol = random.choice(list(price))
         price[symbol] = round(price[symbol] * random.uniform(0.995, 1.005), 2)
-        yield Sample(symbol, {"symbol": symbol, "price": price[symbol], "time": round(time.time(), 4)}, "price")
+        yield Sample(symbol, {"symbol": symbol, "price": price[symbol], "time": _now()}, "price")
 
 
 def chat(random: Random) -> Iterator[Sample]:
@@ -76,6 +76,11 @@ def chat(random: Random) -> Iterator[Sample]:
     while True:
         name = random.choice(("ada", "grace", "linus"))
         yield Sample("lobby", f"{name}: {random.choice(lines)}", "message")
+
+
+def _now() -> float:
+    """Seconds since 1970, from which the debug page shows a delay."""
+    return round(time.time(), 4)
 
 
 def load_averages(_: Random) -> Iterator[Sample]:

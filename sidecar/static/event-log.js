@@ -63,7 +63,9 @@ export class EventLog {
   constructor(list, notice) {
     this.list = list;
     this.notice = notice;
-    this.filter = "";
+    this.wanted = "";
+    /** @type {WeakMap<Element, string>} */
+    this.texts = new WeakMap(); // of the rows, for the filter
     this.paused = false;
     this.missed = 0; // while paused
     this.room = BURST;
@@ -76,12 +78,20 @@ export class EventLog {
     setInterval(() => this.show(), TICK);
   }
 
+  /** Show only events that contain this text: of those that are in the list, and of those that come. */
+  set filter(/** @type {string} */ text) {
+    this.wanted = text.toLowerCase();
+    for (const row of this.list.children) {
+      const known = this.texts.get(row);
+      if (known !== undefined) /** @type {any} */ (row).hidden = !known.includes(this.wanted);
+    }
+  }
+
   /** Take events; all of them are counted, a fair sample is kept to be shown. @param {ServerEvent[]} events */
   take(events) {
     const now = Date.now();
-    const wanted = this.filter.toLowerCase();
     for (const event of events) {
-      if (wanted && !event.raw.toLowerCase().includes(wanted)) continue;
+      if (this.wanted && !event.raw.toLowerCase().includes(this.wanted)) continue;
       this.matched += 1;
       if (event.type === "sidecar.reset") this.waiting.push(new Seen(event, now));
       else this.sample(event, now);
@@ -108,9 +118,18 @@ export class EventLog {
     this.lately.shown += this.waiting.length;
     this.matched = 0;
     for (const seen of this.waiting) if (seen.delay !== null) this.delays.push(seen.delay);
-    if (this.waiting.length) this.prepend(this.waiting.reverse().map(row));
+    if (this.waiting.length) this.prepend(this.waiting.reverse().map((seen) => this.row(seen)));
     this.room = Math.min(BURST, this.room - this.waiting.length + (A_SECOND * TICK) / 1000);
     this.waiting = [];
+  }
+
+  /** @param {Seen} seen */
+  row(seen) {
+    const made = row(seen);
+    const text = seen.event.raw.toLowerCase();
+    this.texts.set(made, text);
+    made.hidden = !text.includes(this.wanted); // it may have come before the filter
+    return made;
   }
 
   /** A line between events. @param {string} text @param {string} [kind] */
@@ -145,7 +164,7 @@ export class EventLog {
     this.show();
     const { matched, shown } = this.lately;
     this.lately = { matched: 0, shown: 0 };
-    const missed = `${count(this.missed)} ${this.filter ? "matching " : ""}event${this.missed === 1 ? " has" : "s have"}`;
+    const missed = `${count(this.missed)} ${this.wanted ? "matching " : ""}event${this.missed === 1 ? " has" : "s have"}`;
     this.notice.textContent = this.paused
       ? `Paused. ${missed} come since, not kept.`
       : matched > shown && shown > 0

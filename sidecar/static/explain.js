@@ -34,17 +34,18 @@ export class ExplainView {
 
   /** @param {Record<string, unknown>} row */
   show(row) {
-    const lines = Object.entries(row).map(([name, value]) =>
-      element("div", {}, element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, words(value))),
-    );
+    const told = Object.entries(row).map(([name, value]) => [name.replaceAll("_", " "), words(value)]);
+    const lines = told
+      .filter(([, text]) => text)
+      .map(([name, text]) => element("div", {}, element("dt", {}, name), element("dd", {}, text)));
     byId("explain-result").replaceChildren(element("dl", { className: "explained" }, ...lines));
   }
 }
 
-/** @param {unknown} value @returns {string} */
+/** A value, one item a line; empty where it says nothing. @param {unknown} value @returns {string} */
 function words(value) {
-  if (value === null || value === "") return "–";
-  if (Array.isArray(value)) return value.join("\n") || "–";
+  if (value === null) return "";
+  if (Array.isArray(value)) return value.join("\n");
   if (typeof value !== "object") return String(value);
-  return Object.entries(value).map(([name, item]) => `${name}: ${item}`).join("\n") || "–";
+  return Object.entries(value).map(([name, item]) => `${name}: ${item}`).join("\n");
 }

@@ -10,6 +10,7 @@ import { Plot } from "./plot.js";
 import { Parser, utf8 } from "./sidecar.js";
 
 /** @typedef {import("./overview.js").RouteStatus} RouteStatus */
+/** @typedef {{url: string, headers: Record<string, string>}} Asked */
 
 const RETRY = 3000; // milliseconds, where the server asks for nothing
 
@@ -78,10 +79,12 @@ export class ListenView {
     } else this.askParameters();
   }
 
-  /** Choose a route. @param {string} path */
+  /** Choose a route; another one than now ends the stream of that. @param {string} path */
   pick(path) {
-    byId("listen-route").value = path;
-    this.changeRoute();
+    if (byId("listen-route").value !== path) {
+      byId("listen-route").value = path;
+      this.changeRoute();
+    }
     const first = byId("listen-parameters").querySelector("input") ?? byId("listen-connect");
     byId("workbench").scrollIntoView({ block: "nearest" });
     first.focus({ preventScroll: true });
@@ -92,6 +95,7 @@ export class ListenView {
   }
 
   changeRoute() {
+    this.stop?.abort();
     byId("listen-last-id").value = ""; // it means nothing on another route
     this.askParameters();
   }
@@ -144,15 +148,14 @@ export class ListenView {
     setText(byId("line-javascript"), javascript(wish, this.addresses));
   }
 
-  /** The request: its address on this listener, and its header fields. */
-  request() {
+  /** The request that the form asks for: its address on this listener, and its header fields. @returns {Asked} */
+  asked() {
     const token = byId("listen-token").value;
-    const [headers, path] = [/** @type {Record<string, string>} */ ({}), this.path()];
-    if (this.lastEventId) headers["Last-Event-ID"] = utf8(this.lastEventId);
-    if (!token) return { url: `/listen${path}`, headers };
-    if (byId("listen-token-in").value === "header") return { url: `/listen${path}`, headers: { ...headers, Authorization: `Bearer ${utf8(token)}` } };
+    const path = this.path();
+    if (!token) return { url: `/listen${path}`, headers: {} };
+    if (byId("listen-token-in").value === "header") return { url: `/listen${path}`, headers: { Authorization: `Bearer ${utf8(token)}` } };
     const field = `${encodeURIComponent(byId("listen-token-name").value)}=${encodeURIComponent(token)}`;
-    return { url: `/listen${path}${path.includes("?") ? "&" : "?"}${field}`, headers };
+    return { url: `/listen${path}${path.includes("?") ? "&" : "?"}${field}`, headers: {} };
   }
 
   // ------------------------------------------------------------------ listening
@@ -164,7 +167,8 @@ export class ListenView {
     byId("listen-connect").textContent = "Stop";
     this.log.mark(`Listening to ${this.path()}`);
     try {
-      while (!this.stop.signal.aborted) await this.listenOnce(this.stop.signal);
+      const asked = this.asked(); // kept for as long as it listens, whatever is typed meanwhile
+      while (!this.stop.signal.aborted) await this.listenOnce(asked, this.stop.signal);
     } catch (error) {
       if (error instanceof Refused) this.refused(error);
       else if (/** @type {any} */ (error).name !== "AbortError") throw error;
@@ -173,12 +177,12 @@ export class ListenView {
     }
   }
 
-  /** One connection, and the wait before the next. @param {AbortSignal} stop */
-  async listenOnce(stop) {
+  /** One connection, and the wait before the next. @param {Asked} asked @param {AbortSignal} stop */
+  async listenOnce(asked, stop) {
     const parser = new Parser(this.lastEventId);
     this.cut = new AbortController();
     const signal = AbortSignal.any([stop, this.cut.signal]);
-    const why = await this.connect(parser, signal);
+    const why = await this.connect(asked, parser, signal);
     this.lastEventId = parser.lastEventId;
     stop.throwIfAborted();
     byId("listen-away").disabled = true;
@@ -191,14 +195,15 @@ export class ListenView {
     this.log.mark(this.lastEventId ? `Coming back with Last-Event-ID ${this.lastEventId}` : "Coming back without an id", "back");
   }
 
-  /** Read until it ends; returns why, in words. @param {Parser} parser @param {AbortSignal} signal */
-  async connect(parser, signal) {
+  /** Read until it ends; returns why, in words. @param {Asked} asked @param {Parser} parser @param {AbortSignal} signal */
+  async connect({ url, headers: fields }, parser, signal) {
     this.status("waiting", "Connecting …");
-    const { url, headers } = this.request();
+    const id = this.lastEventId;
+    const headers = id ? { ...fields, "Last-Event-ID": utf8(id) } : fields;
     const onOpen = () => {
       this.status("open", "Connected");
       byId("listen-away").disabled = false;
-      if (headers["Last-Event-ID"]) this.countReturn();
+      if (id) this.countReturn();
     };
     try {
       await read(url, { headers, parser, signal, onOpen, onEvents: (events, size) => this.hear(events, size) });

@@ -195,7 +195,7 @@ export class OverviewView {
     if (!paces) return;
     const sent = sum(paces.map((pace) => pace.sent));
     const received = sum(paces.map((pace) => pace.received));
-    this.tiles.events.show(rate(sent), `${rate(received)} messages/s received`, sent);
+    this.tiles.events.show(rate(sent), `${rate(received)} messages/s in`, sent);
     const delivery = this.bounds.map((_, index) => sum(paces.map((pace) => pace.delivery[index])));
     delivery.push(sum(paces.map((pace) => pace.delivery[this.bounds.length])));
     const [median, most] = [0.5, 0.99].map((share) => quantile(this.bounds, delivery, share));

@@ -79,6 +79,24 @@ def test_a_last_event_id_can_be_given_and_a_reset_is_seen_in_both_places(person:
     assert "127.0.0.1" in line
 
 
+def test_a_stream_stays_what_it_was_until_another_route_is_chosen(person: Person, watched: Service) -> None:
+    person.listen("/events/orders/{order}", order="7")
+    person.type("#listen-parameters input[name='order']", "8")
+    person.choose("#listen-away-for", "2")
+    person.click("#listen-away")
+    person.until(lambda: "Coming back" in person.texts(".mark")[0], "the way back")
+    person.until(lambda: person.text("#listen-status") == "Connected", "the stream")
+    publish(watched, "order.8.placed", "what was typed meanwhile")
+    publish(watched, "order.7.placed", "still the seventh")
+    person.until(lambda: person.data() == ["still the seventh"], "the event")
+    person.pick("/events/orders/{order}")
+    assert person.text("#listen-status") == "Connected"
+    person.pick("/events/of", query__kind="a")
+    person.until(lambda: person.text("#listen-status") == "Not listening", "the end")
+    person.click("#listen-connect")
+    person.until(lambda: person.texts(".mark")[0].endswith("Listening to /events/of?kind=a"), "the other stream")
+
+
 def test_pause_filter_clear(person: Person, watched: Service) -> None:
     person.listen("/events/orders")
     person.type("#listen-filter", "WANTED")
@@ -93,6 +111,11 @@ def test_pause_filter_clear(person: Person, watched: Service) -> None:
     person.click("#listen-pause")
     publish(watched, "order.1.placed", "wanted 4")
     person.until(lambda: person.data()[0] == "wanted 4", "going on")
+    person.type("#listen-filter", "4")
+    shown = "return [...document.querySelectorAll('.event:not([hidden]) .preview')].map(each => each.innerText)"
+    person.until(lambda: person.run(shown) == ["wanted 4"], "the filter holds for what is in the list")
+    person.press(Keys.ESCAPE)
+    person.until(lambda: person.run(shown) == ["wanted 4", "wanted 2", "wanted 1"], "all of it again")
     person.click("#listen-clear")
     assert person.data() == []
 
@@ -150,6 +173,7 @@ def test_explain(person: Person) -> None:
     assert person.find("#explain-path").get_attribute("value") == "/events/orders/9"
     person.press(Keys.TAB, Keys.ENTER)
     person.until(lambda: "order.9.*" in person.text("#explain-result"), "the explanation")
+    assert "binding headers" not in person.text("#explain-result"), "what says nothing is left out"
     person.type("#explain-path", "/nothing/here")
     person.click("#explain-form button")
     person.until(lambda: person.text("#explain-result") == "no route takes this path", "that there is none")
