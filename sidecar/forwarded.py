@@ -127,8 +127,9 @@ def _forwarded_for(headers: Fields) -> Iterator[str] | None:
 
 
 def _for(element: str) -> str:
-    matches = list(_PAIR.finditer(element))
-    if "".join(match[0] for match in matches).strip() != element.strip():
-        return "unknown"
-    nodes = [match[2] or match[3] or "" for match in matches if match[1].lower() == "for"]
-    return nodes[0] if len(nodes) == 1 else "unknown"
+    nodes, end = [], 0
+    while match := _PAIR.match(element, end):  # one after the other: a search would look for each at every place
+        end = match.end()
+        if match[1].lower() == "for":
+            nodes.append(match[2] or match[3] or "")
+    return nodes[0] if len(nodes) == 1 and not element[end:].strip() else "unknown"

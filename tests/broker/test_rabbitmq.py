@@ -76,26 +76,27 @@ def publisher(vhost_url: str) -> Iterator[Publisher]:
 # Outages
 
 
-async def test_killed_and_started_again(rabbitmq: RabbitNode, vhost_url: str) -> None:
-    with publishing(vhost_url) as publisher:
+async def test_killed_and_started_again(mortal_rabbitmq: RabbitNode) -> None:
+    url = mortal_rabbitmq.url(mortal_rabbitmq.vhost())
+    with publishing(url) as publisher:
         publisher.exchange("passing", "topic", durable=False)
-    async with connected(vhost_url) as broker:
+    async with connected(url) as broker:
         sink, gone = Recorder(), Recorder()
         tap = await broker.tap(TOPIC, sink)
         for number in range(50):
             await tap.bind(Binding(f"k.{number}"))
         await broker.tap(Exchange("passing"), gone)
-        await trio.to_thread.run_sync(rabbitmq.kill)
+        await trio.to_thread.run_sync(mortal_rabbitmq.kill)
         await sink.until_event("lost")
         assert not broker.connected
         assert broker.problem
-        assert broker.problem.startswith(f"localhost:{rabbitmq.port}: ")
+        assert broker.problem.startswith(f"localhost:{mortal_rabbitmq.port}: ")
         with pytest.raises(BrokerAway):
             await tap.bind(Binding("never kept"))
         await tap.unbind(Binding("k.0"))
         with pytest.raises(BrokerAway):
             await broker.publish("orders", "k.1", b"")
-        await trio.to_thread.run_sync(rabbitmq.start)
+        await trio.to_thread.run_sync(mortal_rabbitmq.start)
         with trio.fail_after(PATIENCE):
             await broker.wait_connected()
         assert broker.problem is None

@@ -7,7 +7,8 @@ import os
 import socket
 
 FIRST, LAST = 20_000, 32_000
-_candidates = itertools.cycle(range(FIRST + os.getpid() % (LAST - FIRST), LAST))
+_APART = 4_099  # a prime, so that processes whose numbers are neighbours begin far from each other
+_candidates = itertools.cycle(range(FIRST + os.getpid() * _APART % (LAST - FIRST), LAST))
 
 
 def free_port() -> int:

@@ -27,6 +27,7 @@ BIN = Path("/usr/lib/rabbitmq/bin")
 START_WITHIN = 60.0
 CONTROL_WITHIN = 60.0
 VHOSTS_AT_ONCE = 25
+MORTAL_VHOSTS = 4
 
 CONFIG = """\
 listeners.tcp.default = 127.0.0.1:{port}
@@ -52,7 +53,9 @@ ssl_options.fail_if_no_peer_cert = false
 class RabbitNode:
     """One RabbitMQ node on 127.0.0.1; user and password are guest."""
 
-    def __init__(self, directory: Path, certificates: Certificates | None = None) -> None:
+    def __init__(
+        self, directory: Path, certificates: Certificates | None = None, *, vhosts_at_once: int = VHOSTS_AT_ONCE
+    ) -> None:
         if not (BIN / "rabbitmq-server").exists() or shutil.which("erl") is None:
             raise RuntimeError("RabbitMQ is not installed: apt-get install rabbitmq-server")
         self.directory = directory
@@ -62,6 +65,7 @@ class RabbitNode:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory / "console.log"
         self._vhosts: list[str] = []
+        self._vhosts_at_once = vhosts_at_once
         self._write(certificates)
 
     def _write(self, certificates: Certificates | None) -> None:
@@ -201,7 +205,7 @@ class RabbitNode:
         return self._vhosts.pop()
 
     def _make_vhosts(self) -> list[str]:
-        names = [f"test-{secrets.token_hex(4)}" for _ in range(VHOSTS_AT_ONCE)]
+        names = [f"test-{secrets.token_hex(4)}" for _ in range(self._vhosts_at_once)]
         self.control("eval", " ".join(_MAKE_VHOST.format(name=name) for name in names) + " ok.")
         return names
 
@@ -225,8 +229,17 @@ _MAKE_VHOST = (
 
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[RabbitNode]:
-    """The session's node. A test that stops it must start it again."""
-    node = RabbitNode(tmp_path_factory.mktemp("rabbitmq"), certificates)
+    """The session's node."""
+    yield from _running(RabbitNode(tmp_path_factory.mktemp("rabbitmq"), certificates))
+
+
+@pytest.fixture(scope="session")
+def mortal_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+    """Another one, for tests that kill it and start it again: each virtual host that stands makes its start longer."""
+    yield from _running(RabbitNode(tmp_path_factory.mktemp("mortal"), vhosts_at_once=MORTAL_VHOSTS))
+
+
+def _running(node: RabbitNode) -> Iterator[RabbitNode]:
     try:
         node.start()
         yield node

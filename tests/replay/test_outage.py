@@ -15,6 +15,12 @@ from tests.replay.test_replay import heard, numbers, reset, until
 
 
 @pytest.fixture
+def rabbitmq(mortal_rabbitmq: RabbitNode) -> RabbitNode:
+    """The node of these tests, `vhost_url` included."""
+    return mortal_rabbitmq
+
+
+@pytest.fixture
 def publisher(vhost_url: str) -> Iterator[Publisher]:
     with publishing(vhost_url) as opened:
         yield opened

@@ -105,10 +105,11 @@ async def test_a_deleted_queue_ends_its_streams(lab: Lab) -> None:
     await until(back, "new")
 
 
-async def test_through_an_outage(rabbitmq: RabbitNode, nursery: trio.Nursery, vhost_url: str) -> None:
-    lab = Lab(nursery, vhost_url, None)
+async def test_through_an_outage(mortal_rabbitmq: RabbitNode, nursery: trio.Nursery) -> None:
+    url = mortal_rabbitmq.url(mortal_rabbitmq.vhost())
+    lab = Lab(nursery, url, None)
     service = await lab.start()
-    with publishing(vhost_url) as other:
+    with publishing(url) as other:
         other.exchange("orders", "topic", durable=True)
     client = await lab.listen("/inbox/anna")
 
@@ -120,7 +121,7 @@ async def test_through_an_outage(rabbitmq: RabbitNode, nursery: trio.Nursery, vh
 
     await publish(*numbers(0, 5))
     await until(client, *numbers(0, 5))
-    await trio.to_thread.run_sync(rabbitmq.restart)
+    await trio.to_thread.run_sync(mortal_rabbitmq.restart)
     await publish(*numbers(5, 10))
     await until(client, *numbers(0, 10))
     await lab.stop(service)
