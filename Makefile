@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 ARGS ?=
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check fmt setup lab clean bench docs chart lock image image-test longer
@@ -18,7 +19,7 @@ run: $(VENV)/.runtime ## start `sidecar demo` (PORT=8080): no broker, no file, l
 	$(BIN)/sidecar demo --port $(PORT)
 
 test: lab check ## everything: system packages, `make check`, the whole suite (ARGS="-k words" narrows it)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.development ## ruff, mypy --strict, import-linter; changes nothing
 	$(BIN)/ruff check
