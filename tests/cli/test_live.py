@@ -90,7 +90,7 @@ def test_a_listener_that_falls_silent_is_not_waited_for(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        (f"http://127.0.0.1:{free_port()}", "refused"),
+        pytest.param(f"http://127.0.0.1:{free_port()}", "refused", id="nobody listens"),
         ("unix:/run/admin", "looks like http://"),
         ("http://127.0.0.1:port", "port"),
     ],
