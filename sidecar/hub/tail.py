@@ -349,7 +349,7 @@ class StreamSource:
         first = offset_of(older[0])
         if first > offset:
             self.oldest = max(self.oldest, first)
-        if first <= self.ring.low:
+        if first <= self.ring.low <= offset_of(older[-1]):  # the ring may have moved on while the reader was closed
             entries = [(offset_of(delivery), delivery, len(delivery.body)) for delivery in older]
             self.ring.extend_left(entries, first - 1)
 

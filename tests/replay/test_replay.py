@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 
@@ -378,6 +380,36 @@ async def test_one_client_that_comes_and_goes_hears_everything_once(lab: Lab) ->
             if len(seen) < total:
                 client = await lab.listen("/all", place)
     assert seen == numbers(0, total)
+
+
+async def test_the_live_edge_moves_on_while_the_ring_is_filled(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.hub.tail.RING_EVENTS", 40)
+    client = await lab.listen("/all")
+    await lab.publish(*numbers(0, 30))
+    await until(client, *numbers(0, 30))
+    place = client.response.events[0].id
+    service = await lab.restart()
+    witness = await lab.listen("/all")
+    read_stream, filling = service.broker.read_stream, list[Offset]()
+
+    async def moving_on(name: str, offset: Offset, sink: ReadSink, **how: Any) -> Reader:
+        reader = await read_stream(name, offset, sink, **how)
+        aclose = reader.aclose
+
+        async def close() -> None:
+            if not filling:
+                filling.append(offset)
+                await lab.publish(*numbers(30, 100))
+                await until(witness, *numbers(30, 100))
+            await aclose()
+
+        reader.aclose = close  # type: ignore[method-assign]
+        return reader
+
+    monkeypatch.setattr(service.broker, "read_stream", moving_on)
+    back = await lab.listen("/all", place)
+    await until(back, *numbers(1, 100))
+    assert filling == [0]
 
 
 async def test_a_slow_reader_is_sent_back_to_the_stream(lab: Lab) -> None:
