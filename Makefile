@@ -58,8 +58,9 @@ image: ## the container image
 image-test: $(VENV)/.development ## build the image and run it by a real engine (minutes; root, docker.io, debootstrap)
 	$(BIN)/pytest -s tests/image/with_docker.py
 
-longer: lab ## tests that take minutes: 2 GB through the proxy, a rolling restart, chaos, and h2spec, for which Go must be here
+longer: lab ## tests that take minutes: 2 GB through the proxy, a rolling restart, chaos, a newer RabbitMQ (root, debootstrap), and h2spec (Go)
 	$(BIN)/pytest tests/longer/with_large_bodies.py tests/longer/with_rolling_restart.py tests/longer/with_chaos.py tests/longer/with_h2spec.py
+	$(BIN)/pytest -p tests.lab.newer_rabbitmq -k rabbitmq tests/broker/test_streams.py tests/broker/test_queues.py tests/replay/test_replay.py tests/replay/test_stream_filter.py
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .lab bench/.build build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

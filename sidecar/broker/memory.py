@@ -160,10 +160,10 @@ class MemoryBroker:
     async def read_stream(
         self, name: str, offset: Offset, sink: ReadSink, *, window: int, filters: Sequence[str] = ()
     ) -> MemoryReader:
-        """Read a stream; ``filters`` are a hint that it does not take."""
+        """Read a stream."""
         await trio.lowlevel.checkpoint()
         self.check_connected()
-        return self._store.stream_named(name).read(offset, sink, window, self._consumer_tag())
+        return self._store.stream_named(name).read(offset, sink, window, self._consumer_tag(), filters)
 
     async def consume(self, queue: WorkQueue, sink: ReadSink, *, prefetch: int) -> MemoryConsumer:
         """Declare and bind a queue where that is asked, and consume it."""

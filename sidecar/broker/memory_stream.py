@@ -3,27 +3,31 @@
 Strategy: as RabbitMQ does it. Messages are numbered and go into the newest segment; when that is full another is begun,
 and only then retention looks, and drops whole segments at the old end. A reader is a position and a credit; whatever
 gives it something to do (a message, a credit) pumps it at once, in the caller's task. A sink may give credit while it
-is being called: the pump that is running goes on with it.
+is being called: the pump that is running goes on with it. A filter works as RabbitMQ's does: what is handed over in one
+piece comes whole if one message of it has one of the values, else none of it does, and nobody is told.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
 import trio
 
 from sidecar.broker.memory_message import Message, Shelf
-from sidecar.broker.port import BrokerError, Offset, ReadSink
+from sidecar.broker.port import FILTER_VALUE, BrokerError, Offset, ReadSink
 
 SEGMENT_BYTES: Final = 1024 * 1024
 """Bytes of a segment where nothing else is said; RabbitMQ's are 500 MB, more than is kept here at all."""
 
 READ_AT_ONCE: Final = 128
 """Messages that are handed to a reader in one piece at most."""
+
+FILTERED_AT_ONCE: Final = 8
+"""The same for a reader with a filter."""
 
 
 class Segment:
@@ -142,12 +146,22 @@ class Log:
 class MemoryReader:
     """A `sidecar.broker.port.Reader`."""
 
-    def __init__(self, stream: MemoryStream, sink: ReadSink, position: int, window: int, consumer_tag: str) -> None:
+    def __init__(
+        self,
+        stream: MemoryStream,
+        sink: ReadSink,
+        position: int,
+        window: int,
+        consumer_tag: str,
+        filters: Sequence[str],
+    ) -> None:
         self._stream = stream
         self._sink = sink
         self._position = position
         self._window = self._credit = window
         self._consumer_tag = consumer_tag
+        self._filters = frozenset(filters)
+        self._at_once = FILTERED_AT_ONCE if filters else READ_AT_ONCE
         self._delivered = 0
         self._pumping = False
 
@@ -168,13 +182,17 @@ class MemoryReader:
             self._pumping = False
 
     def _hand_over(self) -> bool:
-        self._position, found = self._stream.log.read(self._position, min(self._credit, READ_AT_ONCE))
-        if found:
+        self._position, found = self._stream.log.read(self._position, min(self._credit, self._at_once))
+        if found and not self._held_back(found):
             begin = self._delivered + 1
             self._credit -= len(found)
             self._delivered += len(found)
             self._sink.deliver([each.delivery(self._consumer_tag, tag) for tag, each in enumerate(found, begin)])
         return bool(found)
+
+    def _held_back(self, found: Sequence[Message]) -> bool:
+        values = (each.properties.headers.get(FILTER_VALUE) for each in found)
+        return bool(self._filters) and self._filters.isdisjoint(each for each in values if isinstance(each, str))
 
     async def aclose(self) -> None:
         """Stop."""
@@ -203,9 +221,11 @@ class MemoryStream:
         for reader in tuple(self.readers):
             reader.pump()
 
-    def read(self, offset: Offset, sink: ReadSink, window: int, consumer_tag: str) -> MemoryReader:
+    def read(
+        self, offset: Offset, sink: ReadSink, window: int, consumer_tag: str, filters: Sequence[str] = ()
+    ) -> MemoryReader:
         """Begin to read; the first messages are handed over before this returns."""
-        reader = MemoryReader(self, sink, self.log.locate(offset), window, consumer_tag)
+        reader = MemoryReader(self, sink, self.log.locate(offset), window, consumer_tag, filters)
         self.readers[reader] = None
         reader.pump()
         return reader

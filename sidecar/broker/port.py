@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from sidecar.amqp import Delivery, FieldValue, Properties
 
@@ -66,6 +66,10 @@ class Binding:
 
 Offset: TypeAlias = "int | Literal['first', 'last', 'next'] | datetime"
 """Where to begin in a stream: a message's offset (inclusive), an end of it, or a time (second precision)."""
+
+
+FILTER_VALUE: Final = "x-stream-filter-value"
+"""The header by which a publisher to a stream says which readers a message is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +214,10 @@ class Broker(Protocol):
         """Read a stream from an offset on, at most ``window`` messages ahead of `Reader.credit`.
 
         An offset that retention has passed is clamped to the oldest message, in silence; one that the stream has not
-        reached is waited for, and nothing comes before it: compare what arrives. ``filters`` are values of
-        ``x-stream-filter``: a hint that brokers before 3.13 ignore, and that lets others through too.
-        Raises `BrokerAway`, `BrokerRefused`.
+        reached is waited for, and nothing comes before it: compare what arrives. With ``filters`` every message whose
+        header `FILTER_VALUE` is one of them comes, and of the others none, some or all: brokers before 3.13 know no
+        filter, later ones hold back what is written in one piece and has none of the values. What is held back leaves
+        no trace, not even at the stream's end. Raises `BrokerAway`, `BrokerRefused`.
         """
 
     async def consume(self, queue: WorkQueue, sink: ReadSink, *, prefetch: int) -> Consumer:

@@ -191,6 +191,7 @@ def _parameters(route: Mapping) -> Iterator[Finding]:
     pattern = _pattern(route)
     texts = list(scalars(route.get("binding_key"), ("binding_key",)))
     texts += scalars(route.get("queue"), ("queue",))
+    texts += scalars(route.get("stream_filter"), ("stream_filter",))
     for index, bound in enumerate(_list(_mapping(route.get("declare")).get("bind"))):
         texts += scalars(_mapping(bound).get("binding_key"), ("declare", "bind", index, "binding_key"))
     for key in ("binding_headers", "where"):
@@ -244,10 +245,16 @@ def _source(route: Mapping) -> Iterator[Finding]:
         yield Finding((key,), f"a second source beside {given[0]}", "a route has exactly one")
     for key, needs in _NEEDS.items():
         if given and route.get(key) is not None and given[0] not in needs:
-            yield Finding((key,), f"means nothing on a {given[0]}", f"it goes with {' or '.join(needs)}")
+            fact = f"means nothing on {'an' if given[0] == 'exchange' else 'a'} {given[0]}"
+            yield Finding((key,), fact, f"it goes with {' or '.join(needs)}")
 
 
-_NEEDS = {"binding_headers": ("exchange",), "declare": ("exchange", "queue"), "replay": ("exchange",)}
+_NEEDS = {
+    "binding_headers": ("exchange",),
+    "declare": ("exchange", "queue"),
+    "replay": ("exchange",),
+    "stream_filter": ("stream",),
+}
 
 
 def _declare(route: Mapping) -> Iterator[Finding]:

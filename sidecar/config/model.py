@@ -27,6 +27,7 @@ from sidecar.config.values import (
     DurationRange,
     ExchangeName,
     FileName,
+    FilterValues,
     PathText,
     Period,
     QueueName,
@@ -252,6 +253,8 @@ class Route(RouteOptions):
     """The source: an exchange of the broker, subscribed live."""
     stream: QueueName | None = None
     """The source: an existing stream; binding_key filters on its messages' routing keys."""
+    stream_filter: Annotated[FilterValues, Field(min_length=1)] | None = None
+    """On a stream: one value or a list; only messages whose header x-stream-filter-value is one of them are sent."""
     queue: QueueTemplate | None = None
     """The source: a queue whose messages the route's connections share; may hold placeholders."""
 

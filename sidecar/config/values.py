@@ -176,6 +176,15 @@ def binding_key(text: str) -> str:
     return text
 
 
+def filter_value(text: str) -> str:
+    """A value that a stream's publishers give their messages, with placeholders; checked and unchanged."""
+    plain = Template.parse(template(text)).render(lambda _name: "x")
+    if not plain:
+        raise GrammarError("an empty filter value", "RabbitMQ takes it for none: leave it out")
+    _short_string(plain, "a filter value")
+    return text
+
+
 def exchange_name(text: str) -> str:
     """An exchange that can be bound; no placeholders."""
     if not text:
@@ -329,6 +338,9 @@ QueueTemplate = Annotated[str, _read(queue_template)]
 TemplateText = Annotated[str, _read(template)]
 BindingKeys = Annotated[
     list[Annotated[str, _read(binding_key)]], BeforeValidator(_listed), WithJsonSchema(_ONE_OR_MORE)
+]
+FilterValues = Annotated[
+    list[Annotated[str, _read(filter_value)]], BeforeValidator(_listed), WithJsonSchema(_ONE_OR_MORE)
 ]
 BrokerUrls = Annotated[
     list[Annotated[SecretStr, _read(broker_url)]],

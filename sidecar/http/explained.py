@@ -40,13 +40,14 @@ def _explained(match: Match[CompiledRoute], parameters: Mapping[str, str]) -> Ro
     route, settings = match.value, match.value.settings
     met = {"route": settings.path, "parameters": _printable(parameters), route.source_kind: route.source_name}
     try:
-        bindings = match.value.wanted(match.parameters, value).bindings
+        wanted = match.value.wanted(match.parameters, value)
     except BadValueError as error:
         return {**met, "answer": f"400: {error}"}
     return {
         **met,
-        "binding_key": [binding.key for binding in bindings if not binding.headers],
-        "binding_headers": {name: text for binding in bindings for name, text in binding.headers},
+        "binding_key": [binding.key for binding in wanted.bindings if not binding.headers],
+        "binding_headers": {name: text for binding in wanted.bindings for name, text in binding.headers},
+        **({"stream_filter": wanted.filters} if wanted.filters else {}),
         "event": settings.event,
         "where": _rendered(settings.where, value),
         "readers": _readers(settings.access),

@@ -67,6 +67,7 @@ class CompiledRoute:
         self._headers = {name: _template(value) for name, value in (settings.binding_headers or {}).items()}
         self._event = Template.parse(settings.event) if settings.event else None
         self._where = {name: Template.parse(text) for name, text in settings.where.items()}
+        self._filters = [Template.parse(value) for value in settings.stream_filter or ()]
 
     def __repr__(self) -> str:
         return f"<CompiledRoute {self.settings.path} from {self.source_name}>"
@@ -86,10 +87,11 @@ class CompiledRoute:
         """What a stream with these values asks of the hub. Raises `BadValueError`."""
         source = self.source if self.source is not None else _work_queue(self.settings, values)
         bindings = () if isinstance(source, WorkQueue) else self._bindings(values)
+        filters = tuple(dict.fromkeys(_filter_value(value.render(values)) for value in self._filters))
         where = {name: template.render(values) for name, template in self._where.items()}
         named = {name: parameters[name] for name in self._event.names if name in parameters} if self._event else {}
         return Wanted(
-            identity=(id(self), bindings, tuple(where.values()), tuple(named.values())),
+            identity=(id(self), bindings, filters, tuple(where.values()), tuple(named.values())),
             source=source,
             bindings=bindings,
             make_encoder=lambda: Encoder(
@@ -97,6 +99,7 @@ class CompiledRoute:
             ),
             metrics=self.metrics,
             exchange=self.settings.exchange,
+            filters=filters,
             remember=self._remember,
             keep_for=REMEMBER_FOR if self._remember else 0.0,
             prefetch=self.settings.prefetch,
@@ -242,6 +245,12 @@ def _short(key: str) -> str:
     if len(key.encode()) > 255:
         raise BadValueError("a name or key would be longer than the 255 bytes that AMQP allows")
     return key
+
+
+def _filter_value(value: str) -> str:
+    if not value or len(value.encode("utf-8", "surrogatepass")) > 255:
+        raise BadValueError("a filter value must not be empty, nor longer than 255 bytes")
+    return _text(value)
 
 
 def _text(value: str) -> str:

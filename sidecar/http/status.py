@@ -93,6 +93,7 @@ def _replay(settings: Route) -> str | None:
 
 def _asked_of_the_query(settings: Route) -> Iterator[str]:
     texts = [*settings.binding_key, *settings.where.values(), *(settings.binding_headers or {}).values()]
+    texts += settings.stream_filter or ()
     if settings.queue is not None:
         bound = settings.declare.bind if settings.declare is not None else ()
         texts += [settings.queue, *(binding.binding_key for binding in bound)]

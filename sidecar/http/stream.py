@@ -208,10 +208,10 @@ class EventStream:
 
     # ------------------------------------------------------------------ while it is open
 
-    def reset(self, reason: ResetReason) -> None:
-        """Say in band that events may have been missed (the contract's section 3)."""
+    def reset(self, reason: ResetReason, place: str = "") -> None:
+        """Say in band that events may have been missed (the contract's section 3); a new place in a block of its own."""
         self.route.metrics.reset(reason)
-        self.outlet.write([sse.reset(reason)])
+        self.outlet.write([sse.reset(reason) + (sse.id_block(place) if place else b"")])
 
     @property
     def ended(self) -> bool:

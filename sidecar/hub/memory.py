@@ -71,9 +71,9 @@ class RememberingSubscription(ReplaySubscription):
             self.ring.append(sequence, block, len(block))
         return block
 
-    def reset(self, reason: ResetReason) -> None:
+    def reset(self, reason: ResetReason, place: str = "") -> None:
         """Tell every subscriber, and everybody who comes back from before it."""
-        super().reset(reason)
+        super().reset(reason, place)
         block = sse.reset(reason)
         self.ring.append(self.ring.high + 1, block, len(block))
 

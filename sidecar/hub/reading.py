@@ -109,12 +109,20 @@ class Reading:
 
 
 @asynccontextmanager
-async def reading(broker: Broker, stream: str, offset: Offset) -> AsyncIterator[Reading]:
+async def reading(
+    broker: Broker, stream: str, offset: Offset, *, filters: Sequence[str] = (), window: int | None = None
+) -> AsyncIterator[Reading]:
     """Read a stream from an offset on, for as long as the block lasts. Raises `BrokerAway`, `BrokerRefused`."""
     sink = Reading()
-    sink.reader = await broker.read_stream(stream, offset, sink, window=WINDOW)
+    sink.reader = await broker.read_stream(stream, offset, sink, window=window or WINDOW, filters=filters)
     try:
         yield sink
     finally:
         with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_WITHIN):
             await sink.reader.aclose()
+
+
+async def oldest(broker: Broker, stream: str) -> int:
+    """Return the offset of a stream's oldest message, waiting for one. Raises `BrokerAway`, `BrokerRefused`."""
+    async with reading(broker, stream, "first", window=1) as read:
+        return offset_of((await read.next())[0])

@@ -3,7 +3,8 @@
 Strategy: a place is a cursor. While the ring covers it, events come from memory; where it does not, the ring is made
 to reach back if its room allows, else the client gets a reader of its own, for a turn at a time, until it meets the
 ring. Wherever a reading begins at a place the message there is read again and compared, so nothing that happened to
-the stream meanwhile goes unnoticed.
+the stream meanwhile goes unnoticed. A route with a filter lets the broker hold back what is not for it, from one
+landmark to another (`sidecar.hub.landmarks`); where that leads nowhere, the rest is read as everybody reads it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import trio
 
 from sidecar import sse
 from sidecar.amqp import Delivery
-from sidecar.broker.port import BrokerError, Offset
+from sidecar.broker.port import BrokerError, BrokerRefused, Offset
 from sidecar.cursor import Cursor, check_of, offset_of
 from sidecar.hub.batch import encoded
-from sidecar.hub.reading import Reading, before_leap, reading
+from sidecar.hub.landmarks import Way, value_of, way_on
+from sidecar.hub.reading import HOLES, Reading, before_leap, oldest, reading
 from sidecar.hub.replay import PAGE, ReplaySubscription, follow
 from sidecar.hub.subscription import Start, Subscriber, Wanted
 from sidecar.hub.tail import PATIENCE, StreamSource, judge
@@ -33,6 +35,8 @@ ENCODED_BYTES: Final = 8 * 1024 * 1024
 """Bytes of these blocks together."""
 TURN: Final = 10.0
 """Seconds that one client may hold a reader of its own while others wait for one."""
+SILENCE: Final = 2.0
+"""Seconds without a message after which a filter does not help: the broker may be looking through what is not meant."""
 PAUSE: Final = 0.2
 """Seconds before a reading that broke is tried again."""
 
@@ -89,6 +93,8 @@ class StreamSubscription(ReplaySubscription):
     def _encode_past(self, offset: int, delivery: Delivery) -> bytes | None:
         if self.wanted.exchange not in (None, delivery.exchange):
             return None
+        if self.wanted.filters and value_of(delivery) not in self.wanted.filters:
+            return None
         if not self._selector.match(delivery.routing_key, lambda: delivery.properties.headers):
             return None
         return encoded(self, delivery, str(Cursor(self.source.tag, offset, check_of(delivery))))
@@ -98,10 +104,10 @@ class StreamSubscription(ReplaySubscription):
         self._encoded.clear()
         self._encoded_bytes = 0
 
-    def reset(self, reason: ResetReason) -> None:
+    def reset(self, reason: ResetReason, place: str = "") -> None:
         """Tell every subscriber; after a new beginning the old blocks are void."""
         self.forget_past()
-        super().reset(reason)
+        super().reset(reason, place)
 
 
 class Resume:
@@ -129,6 +135,10 @@ class Resume:
         self._lenient = place is None
         """Whether it had nothing of this stream yet: whatever comes first, nothing was cut off before it."""
         self._proven = proven
+        self._filters = subscription.wanted.filters
+        """What the broker may be asked to hold others back for, while that helps."""
+        self._had: Sequence[Delivery] = ()
+        """What was read last, up to the place."""
 
     async def run(self) -> None:
         """Go on until the subscriber hears live, or has ended."""
@@ -173,7 +183,7 @@ class Resume:
         self._place = Cursor(self._source.tag, -1, "")
         self._lenient, self._proven, self._begin = True, False, None
         self._subscription.forget_past()
-        self._subscriber.reset(ResetReason.RECREATED)
+        self._subscriber.reset(ResetReason.RECREATED, str(self._place))
 
     def _truncated(self) -> None:
         """Retention is known to have passed the place: go on with the oldest message, as everybody who comes late."""
@@ -193,12 +203,18 @@ class Resume:
     async def _read(self, offset: Offset) -> None:
         """Read the stream for a turn, or until the ring covers what is left."""
         await self._subscriber.room()
+        async with self._source.readers:
+            with trio.move_on_after(TURN):
+                await self._read_all(offset)
+                while (way := self._way()) is not None:
+                    await self._read_filtered(way)
+
+    async def _read_all(self, offset: Offset) -> None:
         edge = self._source.cursor
-        async with self._source.readers, reading(self._source.broker, self._source.spec.name, offset) as read:
+        async with reading(self._source.broker, self._source.spec.name, offset) as read:
             arrived = await read.within(PATIENCE)
             if arrived:
-                with trio.move_on_after(TURN):
-                    await self._replay(read, arrived)
+                await self._replay(read, arrived)
             else:
                 self._nothing_there(edge)
 
@@ -206,15 +222,63 @@ class Resume:
         count = len(arrived)
         arrived = self._judged(arrived)
         stands = self._place.offset
-        while self._proven and not self._subscriber.ended and self._generation == self._source.generation:
+        while self._goes_on():
             closely = before_leap(None if self._place.offset == stands else self._place.offset, arrived)
             await self._write(closely)
-            if self.covers() or len(closely) < len(arrived):
+            if self.covers() or len(closely) < len(arrived) or self._way() is not None:
                 return
             read.done(count)
             with trio.fail_after(PATIENCE):
                 arrived = await read.next()
             count = len(arrived)
+
+    def _way(self) -> Way | None:
+        """How to go on by the broker's filter; None where there is no filter, or it would not help."""
+        known = self._had and offset_of(self._had[-1]) == self._place.offset
+        if not known or self._since is not None or not self._goes_on():
+            return None
+        return way_on(self._filters, self._had, self._source.ring)
+
+    def _goes_on(self) -> bool:
+        return self._proven and not self._subscriber.ended and self._generation == self._source.generation
+
+    async def _read_filtered(self, way: Way) -> None:
+        """Read the way that a filter leaves; where it does not help, none is asked for any more."""
+        self._advance([way.begin])
+        begin = self._place.offset
+        try:
+            async with reading(self._source.broker, self._source.spec.name, begin, filters=way.filters) as read:
+                helps = await self._replay_filtered(read, way.end)
+        except (BrokerRefused, trio.TooSlowError):
+            self._filters = ()
+            raise
+        if not helps:
+            self._filters = ()
+
+    async def _replay_filtered(self, read: Reading, end: int) -> bool:
+        """Write what is let through, up to an offset or the ring; returns whether anything was to be heard."""
+        arrived, had = await read.within(SILENCE), 1
+        self._proven = bool(arrived) and judge(self._place, arrived[0]) is None
+        while arrived and self._goes_on():
+            await self._write_checked(arrived[had:])
+            if self.covers() or self._place.offset >= end:
+                break
+            read.done(len(arrived))
+            arrived, had = await read.within(SILENCE), 0
+        return bool(arrived)
+
+    async def _write_checked(self, deliveries: Sequence[Delivery]) -> None:
+        """Write what a filter has let through, unless what is missing in it may have been cut off by retention.
+
+        The stream's oldest message is asked for after all of them have come: what stands now stood then.
+        """
+        closely = before_leap(self._place.offset, deliveries)
+        await self._write(closely)
+        if len(closely) < len(deliveries):
+            with trio.fail_after(PATIENCE):
+                first = await oldest(self._source.broker, self._source.spec.name)
+            self._proven = first <= self._place.offset + 1 + HOLES
+            await self._write(deliveries[len(closely) :] if self._proven else ())
 
     def _nothing_there(self, edge: Cursor) -> None:
         """No message came: none stands there, or the broker is slow."""
@@ -244,7 +308,7 @@ class Resume:
             blocks = self._blocks(page)
             if blocks:
                 self._subscriber.replay(blocks)
-            self._advance(page[-1])
+            self._advance(page)
 
     def _blocks(self, deliveries: Sequence[Delivery]) -> Sequence[bytes]:
         if self._since is not None:
@@ -260,7 +324,8 @@ class Resume:
                 return deliveries[index:]
         return []
 
-    def _advance(self, last: Delivery) -> None:
+    def _advance(self, had: Sequence[Delivery]) -> None:
+        last, self._had = had[-1], had
         self._place = replace(self._place, offset=offset_of(last), check=check_of(last))
         self._lenient = False
 
@@ -277,5 +342,5 @@ class Resume:
         if not entries:
             return None
         deliveries = [delivery for _, delivery in entries]
-        self._advance(deliveries[-1])
+        self._advance(deliveries)
         return self._blocks(deliveries)

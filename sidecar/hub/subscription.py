@@ -38,8 +38,8 @@ class Subscriber(Protocol):
     def end(self, reason: CloseReason) -> None:
         """End the stream cleanly, at once and without waiting."""
 
-    def reset(self, reason: ResetReason) -> None:
-        """Say in band that events may have been missed."""
+    def reset(self, reason: ResetReason, place: str = "") -> None:
+        """Say in band that events may have been missed; then, where one is given, the id to resume from."""
 
     def replay(self, blocks: Sequence[bytes]) -> None:
         """Write past events."""
@@ -79,6 +79,8 @@ class Wanted:
     metrics: RouteMetrics
     exchange: str | None = None
     """On a stream: the exchange whose messages are meant; None: all."""
+    filters: tuple[str, ...] = ()
+    """On a stream: the filter values whose messages are meant; none: all, those without a value too."""
     remember: int = 0
     """Events kept in memory for those who come back."""
     prefetch: int = 0
@@ -181,10 +183,10 @@ class Subscription:
         for lane in tuple(self._lanes.values()):
             self.metrics.sent += len(blocks) * lane.write(blocks)
 
-    def reset(self, reason: ResetReason) -> None:
-        """Tell every subscriber that events may have been missed."""
+    def reset(self, reason: ResetReason, place: str = "") -> None:
+        """Tell every subscriber that events may have been missed, and where to resume from if that is new."""
         for subscriber in tuple(self._subscribers):
-            subscriber.reset(reason)
+            subscriber.reset(reason, place)
 
     def end(self, reason: CloseReason) -> None:
         """End every subscriber's stream."""

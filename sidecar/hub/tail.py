@@ -24,12 +24,12 @@ from sidecar.amqp import Delivery
 from sidecar.broker.port import Binding, BrokerAway, BrokerError, BrokerRefused, Offset, StreamQueue
 from sidecar.cursor import Cursor, check_of, offset_of, tag_of
 from sidecar.hub.batch import Batch
+from sidecar.hub.hearers import Hearers
 from sidecar.hub.reading import Reading, before_leap, reading
 from sidecar.hub.ring import Ring
 from sidecar.hub.source import Ground
 from sidecar.hub.subscription import Subscription, Wanted
 from sidecar.observe.reasons import ResetReason
-from sidecar.topic import Index, index_for
 
 RING_EVENTS: Final = 50_000
 """Messages of one stream kept in memory."""
@@ -76,7 +76,7 @@ class StreamSource:
         """The live edge: the last message that was had."""
         self._ground = ground
         self._types: dict[str | None, str] = {}
-        self._indexes: dict[str | None, Index[Subscription]] = {}
+        self._hearers = Hearers(self.type_of)
         self._stands = -1
         """The place at which a reading has begun: however far the next message is, nothing between was cut off."""
         self._anew = False
@@ -136,17 +136,12 @@ class StreamSource:
     def enlist(self, subscription: Subscription) -> None:
         """Let a subscription hear its messages."""
         self.subscriptions[subscription] = None
-        wanted = subscription.wanted
-        if wanted.exchange not in self._indexes:
-            self._indexes[wanted.exchange] = index_for(self.type_of(wanted.exchange))
-        for binding in wanted.bindings:
-            self._indexes[wanted.exchange].add(binding.key, binding.headers, subscription)
+        self._hearers.add(subscription)
 
     def strike(self, subscription: Subscription) -> None:
         """Let it hear no more."""
         del self.subscriptions[subscription]
-        for binding in subscription.wanted.bindings:
-            self._indexes[subscription.wanted.exchange].discard(binding.key, binding.headers, subscription)
+        self._hearers.discard(subscription)
 
     def spoil(self) -> None:
         """Nobody uses the stream any more: stop reading it."""
@@ -242,7 +237,7 @@ class StreamSource:
         self.ring = Ring(RING_EVENTS, RING_BYTES)
         self.cursor = Cursor(self.tag, -1, "")
         self._anew, self._doubtful, self._stands = True, False, -1
-        self._tell(ResetReason.RECREATED)
+        self._tell(ResetReason.RECREATED, str(self.cursor))  # who leaves before the next event comes back with that
 
     def _cut(self, oldest: int) -> None:
         """Retention has passed our place."""
@@ -250,10 +245,10 @@ class StreamSource:
         self.ring = Ring(RING_EVENTS, RING_BYTES, low=oldest - 1)
         self._tell(ResetReason.TRUNCATED)
 
-    def _tell(self, reason: ResetReason) -> None:
+    def _tell(self, reason: ResetReason, place: str = "") -> None:
         _log.warning("a stream is not what it was", stream=self.spec.name, reason=str(reason))
         for subscription in tuple(self.subscriptions):
-            subscription.reset(reason)
+            subscription.reset(reason, place)
         self._ground.flush()
 
     def _read(self, offset: Offset) -> AbstractAsyncContextManager[Reading]:
@@ -282,7 +277,7 @@ class StreamSource:
         self._take_in(deliveries)
         batch = Batch(began)
         for delivery in deliveries:
-            hearers = self.hearers(delivery)
+            hearers = self._hearers.of(delivery)
             if hearers:
                 event_id = str(Cursor(self.tag, offset_of(delivery), check_of(delivery)))
                 for subscription in hearers:
@@ -292,15 +287,6 @@ class StreamSource:
         batch.measure()
         self._moved.set()
         self._moved = trio.Event()
-
-    def hearers(self, delivery: Delivery) -> list[Subscription]:
-        """The subscriptions that a message concerns."""
-        found: list[Subscription] = []
-        for exchange in (delivery.exchange, None):
-            index = self._indexes.get(exchange)
-            if index is not None:
-                found += index.match(delivery.routing_key, lambda: delivery.properties.headers)
-        return found
 
     # ------------------------------------------------------------------ the past
 

@@ -9,7 +9,9 @@ import pytest
 import trio
 
 from sidecar.amqp import Delivery, Properties
+from sidecar.broker.memory_stream import FILTERED_AT_ONCE
 from sidecar.broker.port import (
+    FILTER_VALUE,
     Binding,
     Broker,
     BrokerAway,
@@ -23,6 +25,7 @@ from sidecar.broker.port import (
 )
 from sidecar.cursor import check_of
 from tests.broker.sinks import ReadRecorder, Recorder
+from tests.lab.publisher import publishing
 
 ORDERS = Exchange("orders", Declaration("topic"))
 EVENTS = StreamQueue("events", declare=True, bindings=((ORDERS, Binding("#")),))
@@ -205,11 +208,69 @@ async def test_by_its_own_name(broker: Broker) -> None:
     assert sink.deliveries[0].routing_key == "events"
 
 
-async def test_a_hint_that_the_broker_may_not_know(broker: Broker) -> None:
-    await filled(broker, 3)
+# Filters
+
+VALUES = (["a", "b", None, "c"] * 15, ["a"] * 40 + ["b"] * 5 + ["c"] * 40 + [None] * 5, ["c"] * 60 + ["b"])
+
+
+@pytest.mark.parametrize("values", VALUES, ids=["mixed", "grouped", "rare"])
+@pytest.mark.parametrize("filters", [("a",), ("b",), ("a", "b"), ("c", "nobody")])
+async def test_a_filter_holds_back_nothing_that_is_meant(
+    broker: Broker, values: Sequence[str | None], filters: Sequence[str]
+) -> None:
+    await broker.open_stream(EVENTS)
+    for number, value in enumerate(values):
+        await broker.publish("orders", "k", b"%d" % number, valued(value))
     sink = ReadRecorder()
-    await broker.read_stream("events", "first", sink, window=10, filters=["a", "b"])
-    await sink.until_bodies(b"0", b"1", b"2")
+    reader = await broker.read_stream("events", "first", sink, window=10, filters=filters)
+    sink.on_delivery = lambda deliveries: reader.credit(len(deliveries))
+    reader.credit(len(sink.deliveries))
+    await broker.publish("orders", "k", b"end", valued(filters[0]))
+    await sink.until(lambda: b"end" in sink.bodies)
+    assert sink.offsets == sorted(set(sink.offsets))
+    meant = [b"%d" % number for number, value in enumerate(values) if value in filters]
+    assert [each.body for each in sink.deliveries if each.properties.headers.get(FILTER_VALUE) in filters] == [
+        *meant,
+        b"end",
+    ]
+    assert all(int(each.body) == offset for offset, each in zip(sink.offsets[:-1], sink.deliveries[:-1], strict=True))
+
+
+def valued(value: str | None) -> Properties:
+    return Properties(headers={} if value is None else {FILTER_VALUE: value})
+
+
+async def test_a_filtered_reading_begins_where_it_should(broker: Broker) -> None:
+    await broker.open_stream(EVENTS)
+    for number in range(30):
+        await broker.publish("orders", "k", b"%d" % number, valued("ab"[number % 2]))
+    sink = ReadRecorder()
+    await broker.read_stream("events", 11, sink, window=100, filters=["b"])
+    await sink.until(lambda: b"29" in sink.bodies)
+    assert sink.offsets[0] == 11
+    assert {b"%d" % number for number in range(11, 30, 2)} <= set(sink.bodies)
+
+
+async def test_a_filter_holds_back_what_is_not_meant(broker: Broker, url: str) -> None:
+    await broker.open_stream(EVENTS)
+    for value in ["a"] * 100 + ["b"] + ["a"] * 100:
+        await broker.publish("orders", "k", b"", valued(value))
+    sink = ReadRecorder()
+    await broker.read_stream("events", "first", sink, window=1000, filters=["b"])
+    await broker.publish("orders", "k", b"end", valued("b"))
+    await sink.until(lambda: b"end" in sink.bodies)
+    assert 100 in sink.offsets
+    if filtering(url):
+        assert len(sink.deliveries) <= 2 * FILTERED_AT_ONCE
+    else:  # RabbitMQ before 3.13; tests/longer/with_newer_rabbitmq.py has a newer one
+        assert sink.offsets == list(range(202))
+
+
+def filtering(url: str) -> bool:
+    if url == "memory://":
+        return True
+    with publishing(url) as asking:
+        return asking.broker_version >= (3, 13)
 
 
 # Retention

@@ -94,7 +94,7 @@ class Listener:
         assert self.subscription is not None
         self.subscription.detach(self)
 
-    def reset(self, reason: ResetReason) -> None:
+    def reset(self, reason: ResetReason, place: str = "") -> None:
         self.resets.append(reason)
 
     def replay(self, blocks: Sequence[bytes]) -> None:

@@ -24,6 +24,13 @@ class Publisher:
         self._channel = self._connection.channel()
         self._channel.confirm_delivery()
 
+    @property
+    def broker_version(self) -> tuple[int, int]:
+        """The broker's version, its first two numbers."""
+        properties: Mapping[str, Any] = self._connection._impl.server_properties
+        major, minor, *_ = properties["version"].split(".")
+        return int(major), int(minor)
+
     def exchange(self, name: str, type_: str, **options: Any) -> None:
         """Declare an exchange."""
         self._channel.exchange_declare(name, type_, **options)

@@ -50,9 +50,23 @@ routes:
     exchange: orders
     declare: {type: topic}
     replay: {stream: short.events, max_bytes: 10KiB, segment_bytes: 2KiB}
+  - path: /cut
+    exchange: orders
+    declare: {type: topic}
+    replay: {stream: cut.events, max_bytes: 60KiB, segment_bytes: 10KiB}
   - path: /stream
     stream: orders.events
     binding_key: "order.*"
+  - path: /tenants/{tenant}
+    stream: orders.events
+    stream_filter: "{tenant}"
+  - path: /two-tenants
+    stream: orders.events
+    stream_filter: [a, b]
+    binding_key: "order.*"
+  - path: /cut/{tenant}
+    stream: cut.events
+    stream_filter: "{tenant}"
   - path: /remembered
     exchange: orders
     declare: {type: topic}
@@ -146,6 +160,11 @@ class Lab:
                     await trio.sleep(0.01)
                 else:
                     return
+
+    @property
+    def filters(self) -> bool:
+        """Whether the broker holds back what a stream's reader does not want."""
+        return self._publisher is None or self._publisher.broker_version >= (3, 13)
 
     def delete(self, name: str) -> None:
         """Delete a stream or a queue, as an operator does."""
