@@ -135,7 +135,8 @@ def demo(
     ] = 8080,
 ) -> None:
     """Try it: sample routes with live traffic, without a file and without a broker; what it prints can be typed."""
-    raise typer.Exit(serve(configuration(port), companion=accompany))
+    taken = "another process has it; --port takes another, and the next one with it"
+    raise typer.Exit(serve(configuration(port), companion=accompany, elsewhere=taken))
 
 
 async def accompany(service: Service) -> None:

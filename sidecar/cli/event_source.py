@@ -15,6 +15,7 @@ from typing import Final
 import httpx
 import trio
 
+from sidecar.cli.output import reason
 from sidecar.sse import CONTENT_TYPE, Event, EventTooLongError, Parser
 
 RETRY: Final = 3.0
@@ -178,4 +179,4 @@ async def _first_line(response: httpx.Response) -> str:
 def _text(error: httpx.RequestError) -> str:
     if isinstance(error, httpx.ReadTimeout):
         return f"not a byte for {SILENCE:g} s"
-    return str(error) or type(error).__name__
+    return reason(error)

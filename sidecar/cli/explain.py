@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from sidecar.cli.configuration import DEFAULT_PATH, ConfigPath, read_or_exit
-from sidecar.cli.output import show_one
+from sidecar.cli.output import show_one, tell
+from sidecar.config.model import UpstreamSettings
+from sidecar.config.values import shown
 from sidecar.forwarded import Proxies
 from sidecar.http.explained import explained
 from sidecar.http.gatehouse import Gatehouse
@@ -27,10 +29,16 @@ def explain(
 
     Exits with 1 when no route takes the path. A list on a terminal, one JSON object in a pipe.
     """
-    gatehouse, nobody = Gatehouse(), Proxies.parse([])
-    routes = compile_routes(read_or_exit(config).routes, Metrics(), lambda access: gatehouse.gate(access, nobody))
+    settings, gatehouse, nobody = read_or_exit(config), Gatehouse(), Proxies.parse([])
+    routes = compile_routes(settings.routes, Metrics(), lambda access: gatehouse.gate(access, nobody))
     row = explained(RouteTable((route.pattern, route) for route in routes).match, path)
     if row is None:
-        typer.echo(f"no route takes {path.partition('?')[0]}", err=True)
+        tell(f"no route takes {path.partition('?')[0]}: {_instead(path, settings.upstream)}")
         raise typer.Exit(1)
     show_one(row)
+
+
+def _instead(path: str, upstream: UpstreamSettings | None) -> str:
+    if not path.startswith("/"):
+        return "a path begins with /"
+    return "the answer is 404" if upstream is None else f"it goes to the application, {shown(upstream.url)}"

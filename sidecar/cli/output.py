@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import ssl
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TextIO
@@ -27,6 +29,9 @@ FIRST: Final = 30
 
 INDENT: Final = 4
 """Columns before a mistake's text."""
+
+_ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
+_TLS: Final = {"WRONG_VERSION_NUMBER": "what answers there speaks no TLS (http:// instead of https://?)"}
 
 
 def show_rows(rows: Sequence[Row], lines: Sequence[Row]) -> None:
@@ -76,6 +81,18 @@ def tell(text: str) -> None:
         _console(sys.stderr).print(Text(_printable(text)))
     else:
         print(text, file=sys.stderr)
+
+
+def reason(error: BaseException) -> str:
+    """What a network error says in words: its own, or where it has none those of what caused it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return _TLS.get(cause.reason, f"TLS: {getattr(cause, 'verify_message', '') or cause.reason}")
+        if text := _ERRNO.sub("", str(cause)):
+            return text
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def _console(stream: TextIO) -> Console:

@@ -25,7 +25,8 @@ from sidecar.amqp import Properties
 from sidecar.broker import open_broker
 from sidecar.broker.port import Broker, BrokerAway, BrokerError
 from sidecar.cli.configuration import DEFAULT_PATH, ConfigPath, read_or_exit
-from sidecar.cli.output import tell
+from sidecar.cli.output import reason, tell
+from sidecar.config import Config
 from sidecar.config.model import BrokerSettings
 from sidecar.config.values import GrammarError, seconds
 from sidecar.observe import log
@@ -56,7 +57,7 @@ def publish(
         str, typer.Argument(metavar="ROUTING_KEY", help="The routing key; '' for none.", show_default=False)
     ],
     body: Annotated[
-        str | None, typer.Argument(metavar="[BODY]", help="The message; absent: a message for each line of input.")
+        str | None, typer.Argument(metavar="BODY", help="The message; absent: a message for each line of input.")
     ] = None,
     config: ConfigPath = DEFAULT_PATH,
     admin: Annotated[str | None, typer.Option(help="A running sidecar's admin address, like its log shows.")] = None,
@@ -77,7 +78,7 @@ def publish(
     if admin is not None:
         way = partial(_to_admin, _admin_url(admin, exchange, routing_key), properties, within)
     else:
-        settings = _reachable(read_or_exit(config).broker, config)
+        settings = _reachable(read_or_exit(config), config)
         way = partial(_to_broker, settings, exchange, routing_key, properties, within)
     bodies = [body.encode("utf-8", "surrogateescape")] if body is not None else _lines(sys.stdin.fileno())
     raise typer.Exit(_run(way, bodies, within))
@@ -110,14 +111,15 @@ def _segment(text: str) -> str:
     return quote(text, safe="", errors="surrogateescape")
 
 
-def _reachable(settings: BrokerSettings, config: Path) -> BrokerSettings:
-    if any(url.get_secret_value().startswith("memory:") for url in settings.url):
+def _reachable(config: Config, path: Path) -> BrokerSettings:
+    if any(url.get_secret_value().startswith("memory:") for url in config.broker.url):
+        bind = config.admin.bind.replace("0.0.0.0:", "127.0.0.1:")
         tell(
-            f"{config}: broker.url is memory://, a broker inside the running sidecar; publish through that one: "
-            "--admin http://127.0.0.1:9400"
+            f"{path}: broker.url is memory://, a broker inside the running sidecar; publish through that one: "
+            f"--admin {'URL' if bind.startswith('unix:') else 'http://' + bind}"
         )
         raise typer.Exit(1)
-    return settings
+    return config.broker
 
 
 def _lines(file: int) -> Iterator[bytes]:
@@ -182,10 +184,10 @@ async def _to_admin(url: str, properties: Properties, within: float) -> AsyncIte
             try:
                 answer = await client.post(url, params=present, content=body, headers=fields)
             except (httpx.RequestError, httpx.InvalidURL) as error:
-                raise PublishError(f"{url}: {str(error) or type(error).__name__}") from error
+                raise PublishError(f"{url}: {reason(error)}") from error
             if not answer.is_success:
-                reason = answer.text.strip().partition("\n")[0] or answer.reason_phrase
-                raise PublishError(f"{url}: {answer.status_code}: {reason}")
+                fact = answer.text.strip().partition("\n")[0] or answer.reason_phrase
+                raise PublishError(f"{url}: {answer.status_code}: {fact}")
 
         yield post
 

@@ -6,6 +6,7 @@ the exit status says whether the end was the one that was asked for.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -38,21 +39,23 @@ def serve(
     *,
     path: Path | None = None,
     companion: Callable[[service.Service], Awaitable[None]] | None = None,
+    elsewhere: str = "another process has it; bind names another",
 ) -> int:
     """Serve this configuration to its end, with the log on standard error; returns the exit status.
 
     It is read again from ``path`` when that changes. ``companion`` runs beside the service once it listens.
+    ``elsewhere`` is the way out of an address that is taken.
     """
     log.configure()
     try:
         clean = trio.run(partial(service.serve, config, path=path, companion=companion))
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
-        _tell(error)
+        _tell(error, elsewhere)
         return FAILED
     return CLEAN if clean else FAILED
 
 
-def _tell(error: BaseException) -> None:
+def _tell(error: BaseException, elsewhere: str = "") -> None:
     causes = list(_leaves(error))
     failures = [cause for cause in causes if isinstance(cause, OSError)]
     if all(isinstance(cause, KeyboardInterrupt) for cause in causes):
@@ -60,7 +63,8 @@ def _tell(error: BaseException) -> None:
     elif failures == causes:
         # The world's fault, like an address in use: a traceback would hide it.
         for failure in failures:
-            _log.error("cannot serve", problem=failure.strerror or str(failure))
+            way_out = f" ({elsewhere})" if failure.errno == errno.EADDRINUSE and elsewhere else ""
+            _log.error("cannot serve", problem=(failure.strerror or str(failure)) + way_out)
     else:
         _log.error("this should not have happened; please report it", exc_info=error)
 

@@ -8,6 +8,7 @@ line; what happens to the connection is then told on standard error.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -153,6 +154,7 @@ class Terminal:
         console = Console()
         self._colour = console.color_system is not None and not console.no_color
         self._arrivals: deque[float] = deque(maxlen=RATE_EVENTS)
+        self._began = math.inf
         self._seen = 0
         self._state = ""
         self._lag: float | None = None
@@ -195,8 +197,9 @@ class Terminal:
         """Return the status: events, their rate, their lag where they tell when they were published, the state."""
         while self._arrivals and self._arrivals[0] < now - RATE_OVER:
             self._arrivals.popleft()
+        self._began = min(self._began, now)
         full = len(self._arrivals) == RATE_EVENTS
-        over = max(now - self._arrivals[0], 0.001) if full else RATE_OVER
+        over = max(now - self._arrivals[0], 0.001) if full else min(RATE_OVER, max(now - self._began, REDRAW))
         lag = "" if self._lag is None else f" · lag {self._lag:.1f} s"
         events = "1 event" if self._seen == 1 else f"{self._seen} events"
         return f"{events} · {len(self._arrivals) / over:.1f}/s{lag} · {self._state}"

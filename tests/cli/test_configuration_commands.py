@@ -178,7 +178,16 @@ def test_explain_misses_a_query() -> None:
 def test_explain_exits_with_1_where_no_route_is() -> None:
     result = invoke("explain", "-c", EXAMPLE, "/elsewhere?x=y")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "no route takes /elsewhere\n"
+    assert result.stderr == "no route takes /elsewhere: it goes to the application, http://127.0.0.1:3000\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "instead"), [("/elsewhere", "the answer is 404"), ("events/a", "a path begins with /")]
+)
+def test_explain_says_what_happens_instead(tmp_path: Path, path: str, instead: str) -> None:
+    (tmp_path / "config.yaml").write_text("routes: [{path: /events/a, exchange: a}]")
+    result = invoke("explain", "-c", tmp_path / "config.yaml", path)
+    assert (result.exit_code, result.stderr) == (1, f"no route takes {path}: {instead}\n")
 
 
 def test_explain_of_a_broken_file_exits_with_2() -> None:

@@ -6,10 +6,11 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -23,11 +24,13 @@ from sidecar import sse
 from sidecar.cli.event_source import RETRY, EventSource, EventSourceError
 from sidecar.cli.tail import Terminal, compact, lag, printable
 from sidecar.sse import Event
+from tests.lab.certificates import Certificates
 from tests.lab.ports import free_port
 from tests.lab.scripted import Scripted, scripted
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n"
 QUICK = b"retry: 100\n\n"
+SPEAKS_NO_TLS = "what answers there speaks no TLS (http:// instead of https://?)"
 GONE = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
@@ -149,6 +152,47 @@ async def counting(scope: Any, receive: Any, send: Any) -> None:
     body = QUICK + sse.encode(scope["http_version"].encode(), id="1")
     await send({"type": "http.response.body", "body": body, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def why(url: str) -> str:
+    """What is told of the first connection, which fails."""
+    reasons: list[str] = []
+
+    def told(text: str) -> None:
+        reason, again, _ = text.partition("; connecting again")
+        if again:
+            reasons.append(reason)
+            scope.cancel()
+
+    with trio.move_on_after(10) as scope:
+        async with EventSource(url, told=told) as source:
+            await anext(source)
+    return reasons[0]
+
+
+async def _speaks_plainly(stream: trio.SocketStream) -> None:
+    await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await stream.receive_some()
+
+
+async def _shakes_hands(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    with suppress(trio.BrokenResourceError):
+        await stream.do_handshake()
+
+
+async def test_why_there_is_no_connection_is_said_in_words(certificates: Certificates) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    async with trio.open_nursery() as nursery:
+        [plain] = await nursery.start(partial(trio.serve_tcp, _speaks_plainly, 0, host="127.0.0.1"))
+        [tls] = await nursery.start(partial(trio.serve_ssl_over_tcp, _shakes_hands, 0, context, host="127.0.0.1"))
+        plain, tls = (each.socket.getsockname()[1] for each in (plain, tls.transport_listener))
+        assert await why(f"https://127.0.0.1:{plain}") == SPEAKS_NO_TLS
+        assert (await why(f"https://127.0.0.1:{tls}")).startswith("TLS: unable to get local issuer certificate")
+        nursery.cancel_scope.cancel()
+    unknown = await why("http://nowhere.invalid/")
+    assert unknown
+    assert "Errno" not in unknown
 
 
 @asynccontextmanager
@@ -299,7 +343,7 @@ async def test_a_terminal_gets_colours_and_a_status_line() -> None:
     assert '\x1b[36m\x1b[1morder.paid\x1b[0m \x1b[33m9\x1b[0m {"total": 1}\r\n' in seen
     assert "\x1b[31m\x1b[1msidecar.reset\x1b[0m" in seen
     assert "�[2J�" in seen
-    assert "3 events · 0.6/s · connected by HTTP/1.1" in seen
+    assert "3 events · 3.0/s · connected by HTTP/1.1" in seen
     assert seen.endswith("\r\x1b[K")
 
 
@@ -340,3 +384,12 @@ async def test_the_rate_is_an_average_of_the_last_seconds(
     await trio.sleep(6)
     assert " · 0.0/s · " in terminal.status(trio.current_time())
     assert capsys.readouterr().out.count("message") == 20
+
+
+async def test_the_rate_begins_with_the_command(autojump_clock: trio.testing.MockClock) -> None:
+    terminal = Terminal()
+    terminal.refresh()
+    await trio.sleep(2)
+    for _ in range(20):
+        terminal.show(Event("message", "x", ""))
+    assert " · 10.0/s · " in terminal.status(trio.current_time())
