@@ -25,8 +25,8 @@ class StreamOutlet(Outlet, Protocol):
     def pending(self) -> int:
         """Bytes that wait for this subscriber."""
 
-    def start(self, status: int, headers: Sequence[Header]) -> None:
-        """Write the head at once."""
+    def start(self, status: int, headers: Sequence[Header], first: bytes = b"") -> None:
+        """Write the head at once, and with it the first bytes of the body."""
 
     def reply(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """Write a whole short answer."""

@@ -158,8 +158,7 @@ class EventStream:
         self._subscription = subscription
         self._sent_before = subscription.sent
         self._equip(subscription)
-        self.outlet.start(200, self._headers)
-        self.outlet.write([self._retry + sse.HEARTBEAT + subscription.greeting(self._start)])
+        self.outlet.start(200, self._headers, self._retry + sse.HEARTBEAT + subscription.greeting(self._start))
         self.route.metrics.subscribers += 1
         self._beat_at = deadlines.after(settings.heartbeat.every, self._beat)
         lasts = self._lasts()
@@ -200,10 +199,7 @@ class EventStream:
             extra = self._headers[len(HEADERS) :]
             self.outlet.reply(503, [plain, (b"retry-after", b"%d" % seconds), *extra], b"try again later\n")
             return
-        self.outlet.start(200, self._headers)
-        self.outlet.backlog = Backlog(1, 1, "drop_oldest")
-        if not self._head_only:
-            self.outlet.write([self._retry + sse.HEARTBEAT])
+        self.outlet.start(200, self._headers, b"" if self._head_only else self._retry + sse.HEARTBEAT)
         self._finish()
 
     # ------------------------------------------------------------------ while it is open

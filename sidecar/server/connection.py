@@ -63,8 +63,9 @@ class Connection:
     async def _speak(self, tasks: TaskGroup) -> None:
         self._wire.spawn = tasks.spawn
         try:
-            with trio.fail_after(HANDSHAKE_WITHIN):
-                await self._wire.handshake()
+            if self._wire.secure:
+                with trio.fail_after(HANDSHAKE_WITHIN):
+                    await self._wire.handshake()
             self._protocol = self._choose(self._ground(tasks))
         except (trio.TooSlowError, OSError):
             return

@@ -24,8 +24,8 @@ class Link1(Protocol):
     wire: Wire
     chunked: bool
 
-    def start(self, status: int, headers: Sequence[Header]) -> None:
-        """Write the head."""
+    def start(self, status: int, headers: Sequence[Header], first: bytes) -> None:
+        """Write the head, and in the same piece the first bytes that follow it."""
 
     def reply(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """Write a whole answer."""
@@ -59,10 +59,10 @@ class Http1Outlet(BufferedOutlet):
         """A lane for this framing."""
         return Http1Lane(chunked=self.link.chunked)
 
-    def start(self, status: int, headers: Sequence[Header]) -> None:
-        """Write the head at once."""
+    def start(self, status: int, headers: Sequence[Header], first: bytes = b"") -> None:
+        """Write the head at once, and with it the first bytes of the body."""
         self.wire.on_room = self._refill
-        self.link.start(status, headers)
+        self.link.start(status, headers, _frame(first, chunked=self.link.chunked) if first else b"")
         self.behind = bool(self.wire.pending)
 
     def write(self, blocks: Sequence[bytes]) -> None:

@@ -123,10 +123,12 @@ class Http2Outlet(BufferedOutlet):
         """A lane for HTTP/2 streams, of any connection."""
         return Http2Lane()
 
-    def start(self, status: int, headers: Sequence[Header]) -> None:
-        """Write the head at once."""
+    def start(self, status: int, headers: Sequence[Header], first: bytes = b"") -> None:
+        """Write the head at once, and with it the first bytes of the body."""
         self.cork.flush()
         self.link.start(self.stream_id, status, headers)
+        if first:
+            self.write([first])
 
     def reply(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """Write a whole short answer, as far as the windows allow at once."""

@@ -209,9 +209,12 @@ class Http1(H11Protocol):
         """Close the connection in good order."""
         await self.send(Closed())
 
-    def start(self, status: int, headers: Sequence[Header]) -> None:
-        """Write the head of an event stream; h11 chooses chunks, or for HTTP/1.0 the end of the connection."""
-        self._send(h11.Response(status_code=status, headers=self._all(headers)))
+    def start(self, status: int, headers: Sequence[Header], first: bytes) -> None:
+        """Write the head of an event stream; h11 chooses chunks, or for HTTP/1.0 the end of the connection.
+
+        What follows it goes with it: one system call and one packet less for each stream.
+        """
+        self._send(h11.Response(status_code=status, headers=self._all(headers)), first)
 
     def reply(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """Write a whole answer."""
@@ -228,13 +231,13 @@ class Http1(H11Protocol):
     def _all(self, headers: Sequence[Header]) -> list[Header]:
         return list(chain(headers, self.config.response_headers("h11")))
 
-    def _send(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> None:
+    def _send(self, event: h11.Response | h11.Data | h11.EndOfMessage, more: bytes = b"") -> None:
         try:
             data = self.connection.send(event)
         except h11.LocalProtocolError:
             self.wire.abort()  # the client broke the protocol meanwhile: nothing can be said any more
         else:
-            self.wire.write(data or b"")
+            self.wire.write((data or b"") + more)
 
 
 class Http2(H2Protocol):

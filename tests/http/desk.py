@@ -60,9 +60,11 @@ class Answer:
     def header(self, name: bytes) -> bytes | None:
         return dict(self.headers).get(name)
 
-    def start(self, status: int, headers: Sequence[Header]) -> None:
+    def start(self, status: int, headers: Sequence[Header], first: bytes = b"") -> None:
         assert not self.status, "two heads for one request"
         self.status, self.headers = status, list(headers)
+        if first:
+            self.write([first])
 
     def reply(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         self.start(status, headers)
