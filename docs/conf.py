@@ -29,6 +29,8 @@ nitpicky = True
 
 html_theme = "furo"
 html_title = f"sidecar {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_show_sourcelink = False
 
