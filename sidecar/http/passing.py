@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
-from sidecar.forwarded import Proxies, read_address
+from sidecar.forwarded import Address, Proxies, read_address
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -72,6 +73,11 @@ class Head:
     """The other end of the client's connection; None on a unix socket."""
     body: bool
     """Whether a body follows."""
+    names: frozenset[bytes] = field(init=False, repr=False, compare=False)
+    """Which fields there are: most rules are about one that is not."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", frozenset([name for name, _ in self.fields]))
 
     @property
     def path(self) -> str:
@@ -85,12 +91,12 @@ def asked(head: Head, proxies: Proxies, authority: bytes) -> tuple[bytes, Fields
     ``authority`` is the application's, for clients that name no host (HTTP/1.0). Raises `RefusedError`.
     """
     target, named = _target(head)
-    hosts = [value for name, value in head.fields if name == b"host"]
+    hosts = _values(head, b"host")
     host = named or (hosts[0] if hosts else b"") or authority
     if len(hosts) > 1 or not _HOST.fullmatch(host):
         raise RefusedError(400, "the request must name one host")
     _check_framing(head)
-    stops = _WRITTEN_HERE | named_by_connection(head.fields)
+    stops = _WRITTEN_HERE | named_by_connection(head.fields) if b"connection" in head.names else _WRITTEN_HERE
     fields = [(b"host", host)]
     fields += [field for field in head.fields if field[0] not in stops and not _disguised(field[0])]
     fields += _forwarding(head, proxies, host)
@@ -116,7 +122,7 @@ def upgrade(head: Head) -> bytes:
 
     HTTP/2 in clear text is not among them: requests in it would go past everything that is checked here.
     """
-    if head.version != "1.1" or head.body:
+    if head.version != "1.1" or head.body or b"upgrade" not in head.names:
         return b""
     offered = b", ".join(value for name, value in head.fields if name == b"upgrade")
     if not offered or b"upgrade" not in named_by_connection(head.fields):
@@ -150,16 +156,15 @@ def _target(head: Head) -> tuple[bytes, bytes]:
 
 def _check_framing(head: Head) -> None:
     """Two lengths are one too many, even where the standard has a rule for it (RFC 9112 §6.1, §11.2)."""
-    names = [name for name, _ in head.fields]
-    if b"transfer-encoding" in names:
-        if b"content-length" in names:
+    if b"transfer-encoding" in head.names:
+        if b"content-length" in head.names:
             raise RefusedError(400, "Content-Length and Transfer-Encoding contradict each other")
         if head.version == "1.0":
             raise RefusedError(400, "HTTP/1.0 has no Transfer-Encoding")
-    lengths = [value for name, value in head.fields if name == b"content-length"]
+    lengths = _values(head, b"content-length")
     if len(lengths) > 1 or (lengths and not head.body and lengths != [b"0"]):
         raise RefusedError(400, "there must be one Content-Length, and so much content")
-    if b"expect" in names and any(v.lower() != b"100-continue" for n, v in head.fields if n == b"expect"):
+    if any(value.lower() != b"100-continue" for value in _values(head, b"expect")):
         raise RefusedError(417, "the only expectation that can be met is 100-continue")
 
 
@@ -171,18 +176,18 @@ def _disguised(name: bytes) -> bool:
 def _connection(head: Head) -> Fields:
     """What concerns the connection to the application: ours to say."""
     fields: Fields = []
-    if head.body and not any(name == b"content-length" for name, _ in head.fields):
+    if head.body and b"content-length" not in head.names:
         fields.append((b"transfer-encoding", b"chunked"))
     if protocols := upgrade(head):
         return [*fields, (b"connection", b"upgrade"), (b"upgrade", protocols)]
-    if any(name == b"te" and b"trailers" in value.lower() for name, value in head.fields):
+    if any(b"trailers" in value.lower() for value in _values(head, b"te")):
         fields += [(b"connection", b"te"), (b"te", b"trailers")]
     return fields
 
 
 def _forwarding(head: Head, proxies: Proxies, host: bytes) -> Fields:
     peer = head.peer[0].encode() if head.peer else b""
-    trusted = (read_address(head.peer[0]) if head.peer else None) in proxies
+    trusted = (_address(head.peer[0]) if head.peer else None) in proxies
     given = {name: _list(head.fields, name) for name, _ in head.fields if name in FORWARDING} if trusted else {}
     fields: Fields = []
     if not given or not given.keys().isdisjoint(X_FORWARDED):
@@ -194,6 +199,16 @@ def _forwarding(head: Head, proxies: Proxies, host: bytes) -> Fields:
         before = given.get(b"forwarded")
         fields.append((b"forwarded", (before + b", " if before else b"") + _element(peer, head.scheme, host)))
     return fields
+
+
+@lru_cache(maxsize=1024)
+def _address(peer: str) -> Address | None:
+    """A peer's address, as the kernel wrote it: the same for all requests of a connection."""
+    return read_address(peer)
+
+
+def _values(head: Head, name: bytes) -> list[bytes]:
+    return [value for own, value in head.fields if own == name] if name in head.names else []
 
 
 def _element(peer: bytes, scheme: str, host: bytes) -> bytes:

@@ -251,7 +251,7 @@ class Exchange:
         self._wait(answer, 504, "the application has not answered in time")
 
     def _last_words(self) -> Fields:
-        chunked = not any(name == b"content-length" for name, _ in self._head.fields)
+        chunked = b"content-length" not in self._head.names
         return trailers(self._client.trailers) if chunked else []
 
     # ------------------------------------------------------------------ the answer
