@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.lab.ports import free_port
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 CONFIGURATION = """\
 daemon off;

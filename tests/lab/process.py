@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.lab.ports import free_port
 
 COMMAND = (sys.executable, "-m", "sidecar")
-PATIENCE = 20.0
+PATIENCE = 60.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TICK = os.sysconf("SC_CLK_TCK")
 

@@ -26,7 +26,7 @@ from tests.lab.eventstream import Event, Parser
 Address = tuple[str, int] | Path
 Headers = Iterable[tuple[str, str]]
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 CHUNK = 65536
 
 

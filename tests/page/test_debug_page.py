@@ -111,7 +111,7 @@ def test_pause_filter_clear(person: Person, watched: Service) -> None:
     person.click("#listen-pause")
     publish(watched, "order.1.placed", "wanted 4")
     person.until(lambda: person.data()[0] == "wanted 4", "going on")
-    person.type("#listen-filter", "4")
+    person.type("#listen-filter", "wanted 4")
     shown = "return [...document.querySelectorAll('.event:not([hidden]) .preview')].map(each => each.innerText)"
     person.until(lambda: person.run(shown) == ["wanted 4"], "the filter holds for what is in the list")
     person.press(Keys.ESCAPE)

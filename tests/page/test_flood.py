@@ -59,7 +59,7 @@ def test_a_flood_is_sampled_and_the_page_stays_at_hand(chromium: webdriver.Chrom
     assert "about 1 in" in person.text("#listen-sampled")
     rows = person.texts("#listen-events .event")
     assert 0 < len(rows) <= ROWS
-    assert int(person.text("#listen-rate")) > RATE / 2
+    assert int(person.text("#listen-rate")) > 5 * ROWS  # what comes, not what is shown of it
     person.click("#listen-pause")
     person.until(lambda: person.text("#listen-sampled").startswith("Paused"), "the pause")
     shown = person.data()[0]

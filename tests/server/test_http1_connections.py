@@ -168,13 +168,13 @@ async def test_a_connection_kept_alive_ends_when_nobody_uses_it(monkeypatch: pyt
 
 
 async def test_an_open_event_stream_is_never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDLE_FOR", 0.1)
+    monkeypatch.setattr(module, "IDLE_FOR", 1.0)
     async with serving() as served:
         one = await open_http1(served.nursery, served.address, "/events/a")
         two = await (await open_http2(served.nursery, served.address)).get("/events/a")
         for response in (one.response, two.response):
             await response.until_open()
-        await trio.sleep(0.3)
+        await trio.sleep(1.5)
         await served.publish("still here")
         for response in (one.response, two.response):
             await response.until_events(1)
@@ -234,6 +234,33 @@ async def test_prior_knowledge_in_single_bytes() -> None:
             await trio.sleep(0.0005)
         events = await _events_until(client, state, h2.events.DataReceived)
         assert any(isinstance(event, h2.events.ResponseReceived) for event in events)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+@pytest.mark.parametrize("path", ["/events/a", "/nothing/here"])
+@pytest.mark.parametrize(
+    ("version", "lengths"),
+    [
+        ("1.1", ("Content-Length: 5", "Transfer-Encoding: chunked")),
+        ("1.1", ("Transfer-Encoding: chunked", "Content-Length: 5")),
+        ("1.1", ("Content-Length: 5", "Content-Length: 6")),
+        ("1.1", ("Content-Length: 5, 6",)),
+        ("1.1", ("Transfer-Encoding : chunked",)),
+        ("1.0", ("Connection: keep-alive", "Transfer-Encoding: chunked")),
+    ],
+    ids=["CL.TE", "TE.CL", "two lengths", "a list of lengths", "a space before the colon", "TE in HTTP/1.0"],
+)
+async def test_a_request_with_two_lengths_is_the_last(
+    method: str, path: str, version: str, lengths: tuple[str, ...]
+) -> None:
+    """What stands behind it might be another's, told to a proxy in front (RFC 9112 §6.1): it is never served."""
+    async with serving() as served, raw(served.address) as client:
+        await client.send(f"{method} {path} HTTP/{version}", "Host: x", *lengths, "", "0", "")
+        await client.get("/smuggled")
+        answers = await client.rest()
+        assert answers.startswith(b"HTTP/1.1 400 ")
+        assert answers.count(b"HTTP/1.1 ") == 1
+        await served.until_streams(0)
 
 
 @pytest.mark.parametrize(
