@@ -13,7 +13,7 @@ application that believes it would take the proxy for the client.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -154,13 +154,21 @@ def _target(head: Head) -> tuple[bytes, bytes]:
     return (absolute[2] or b"/") + (absolute[3] or b""), absolute[1]
 
 
+def contradiction(names: Container[bytes], version: str) -> str:
+    """What contradicts itself in how a request's fields tell its length; empty where nothing does.
+
+    Two lengths are one too many, even where the standard has a rule for it (RFC 9112 §6.1, §11.2).
+    """
+    if b"transfer-encoding" not in names:
+        return ""
+    if b"content-length" in names:
+        return "Content-Length and Transfer-Encoding contradict each other"
+    return "HTTP/1.0 has no Transfer-Encoding" if version == "1.0" else ""
+
+
 def _check_framing(head: Head) -> None:
-    """Two lengths are one too many, even where the standard has a rule for it (RFC 9112 §6.1, §11.2)."""
-    if b"transfer-encoding" in head.names:
-        if b"content-length" in head.names:
-            raise RefusedError(400, "Content-Length and Transfer-Encoding contradict each other")
-        if head.version == "1.0":
-            raise RefusedError(400, "HTTP/1.0 has no Transfer-Encoding")
+    if fact := contradiction(head.names, head.version):
+        raise RefusedError(400, fact)
     lengths = _values(head, b"content-length")
     if len(lengths) > 1 or (lengths and not head.body and lengths != [b"0"]):
         raise RefusedError(400, "there must be one Content-Length, and so much content")

@@ -32,7 +32,7 @@ from priority.priority import PriorityTree
 from sidecar.http.dispatch import Dispatch, Spawn, Taken
 from sidecar.http.listening import Listening
 from sidecar.http.outlet import StreamOutlet
-from sidecar.http.passing import Fields, Head, upgrade
+from sidecar.http.passing import Fields, Head, contradiction, upgrade
 from sidecar.http.proxy import Proxy
 from sidecar.http.request import Request, split_target
 from sidecar.server.http1 import Http1Outlet
@@ -151,21 +151,26 @@ class Http1(H11Protocol):
         dispatch = self.ground.dispatch()
         match = dispatch.match(path)
         self.connection.patient = False
-        if match is None:
-            if dispatch.proxy is not None:
-                self._pass(request, dispatch.proxy)
-            else:
-                await super()._create_stream(request)
+        if match is None and dispatch.proxy is not None:
+            self._pass(request, dispatch.proxy)
             return
-        self.keep_alive_requests += 1
-        version = request.http_version.decode()
-        method = request.method.decode("ascii")
+        version, method, fields = request.http_version.decode(), request.method.decode("ascii"), list(request.headers)
         self.chunked = version == "1.1" and method != "HEAD"
         self._head_only = method == "HEAD"
-        seen = Request(method, path, query, list(request.headers), version, self.ground.scheme, self.client)
-        place = _InPlace()
-        self.stream = place  # type: ignore[assignment]  # it is asked for `handle` only
-        place.taken = dispatch.take(match, seen, Http1Outlet(self), self.task_group.spawn)
+        if fact := contradiction({name for name, _ in fields}, version):
+            self._put()
+            Http1Outlet(self).reply(400, [TEXT, (b"connection", b"close")], fact.encode() + b"\n")
+        elif match is None:
+            await super()._create_stream(request)
+        else:
+            self.keep_alive_requests += 1
+            seen = Request(method, path, query, fields, version, self.ground.scheme, self.client)
+            self._put().taken = dispatch.take(match, seen, Http1Outlet(self), self.task_group.spawn)
+
+    def _put(self) -> _InPlace:
+        """Stand in the place of hypercorn's stream."""
+        self.stream = place = _InPlace()  # type: ignore[assignment]  # it is asked for `handle` only
+        return place
 
     def _pass(self, request: h11.Request, proxy: Proxy) -> None:
         """Let the application answer."""
@@ -197,9 +202,7 @@ class Http1(H11Protocol):
     def give(self, head: Head, take: Taker) -> None:
         """A passage's request is a taker's from here on."""
         self.chunked, self._head_only = head.version == "1.1", False
-        place = _InPlace()
-        self.stream = place  # type: ignore[assignment]  # it is asked for `handle` only
-        place.taken = take(Http1Outlet(self), self.task_group.spawn)
+        self._put().taken = take(Http1Outlet(self), self.task_group.spawn)
 
     async def recycle(self) -> None:
         """Use the connection again, or close it where that cannot be."""
