@@ -205,7 +205,7 @@ class EventStream:
     # ------------------------------------------------------------------ while it is open
 
     def reset(self, reason: ResetReason, place: str = "") -> None:
-        """Say in band that events may have been missed (the contract's section 3); then, in its own block, a new place."""
+        """Say in band that events may have been missed (the contract's section 3); a new place in its own block."""
         self.route.metrics.reset(reason)
         self.outlet.write([sse.reset(reason) + (sse.id_block(place) if place else b"")])
 
