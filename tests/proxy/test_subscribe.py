@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.amqp import Properties
+from sidecar.broker.port import Binding, Declaration, Exchange, StreamQueue
 from sidecar.config.model import Offer
 from sidecar.deadlines import Deadlines
 from sidecar.forwarded import Proxies
@@ -113,6 +114,23 @@ async def test_a_reconnect_is_asked_for_again_and_replayed(beside: Beginning) ->
         await client.send(returning)
         assert (await client.head())[0] == 403
     assert all(request["last-event-id"].encode() == last_id for request in asked[1:])
+
+
+async def test_a_stream_with_its_past_as_the_application_words_it(beside: Beginning) -> None:
+    words = b'stream="orders.log", binding_key=("order.42.*" "notice"), event="it is {type}", heartbeat=0.2'
+    sidecar = await beside(answering(ok(b"", b"Sidecar-Subscribe: " + words)), subscribe=[{"stream": "orders.log"}])
+    orders = (Exchange("orders", Declaration("topic")), Binding("#"))
+    await sidecar.service.broker.open_stream(StreamQueue("orders.log", declare=True, bindings=(orders,)))
+    for key in ("order.41.paid", "order.42.paid", "notice"):
+        await sidecar.service.publish("orders", key, key.encode(), Properties(type="new"))
+    async with await sidecar.client() as client:
+        await client.send(GET.replace(b"Accept", b"Last-Event-ID: earliest\r\nAccept"))
+        assert (await client.head())[0] == 200
+        past = await client.until(b"data: notice\n")
+        assert past.count(b"event: it is new\n") == 2
+        assert b"data: order.42.paid\n" in past
+        assert b"order.41" not in past
+        await client.until(b"\r\n:\n\n\r\n")  # a heartbeat, sooner than after the offer's 15 seconds
 
 
 @pytest.mark.parametrize(
