@@ -283,6 +283,9 @@ _MILLISECONDS_FROM = 2**32  # no message is from after 2106: such a number is mi
 _NUMBERS: Final[dict[int, Struct]] = {
     ord(letter): Struct(">" + code) for letter, code in zip("tbBsuIilLfd", "?bBhHiIqqfd", strict=True)
 }
+_LONG_STRING: Final = ord("S")
+_SIZES: Final = {kind: number.size for kind, number in _NUMBERS.items()} | {ord("T"): 8, ord("D"): 5, ord("V"): 0}
+"""Bytes of a field's value by its type; the others have their length before them."""
 _unsigned_32 = Struct(">I").unpack_from
 _unsigned_64 = Struct(">Q").unpack_from
 _decimal = Struct(">BI").unpack_from
@@ -300,6 +303,35 @@ def decode_properties(raw: bytes) -> Properties:
     except (ValueError, IndexError, struct.error):
         pass
     return Properties(**found)
+
+
+def text_header(raw: bytes, name: bytes) -> str | None:
+    """Return a header that is a text, without decoding the others; None where it is absent, or anything else.
+
+    Never raises. Says what `decode_properties` says, at a fraction of its cost, wherever that can read the headers.
+    """
+    if name not in raw:
+        return None
+    try:
+        value = _find_header(raw, name)
+        return value.decode() if value is not None else None
+    except (ValueError, IndexError, struct.error):
+        return None
+
+
+def _find_header(raw: bytes, name: bytes) -> bytes | None:
+    offset = 2
+    for flag in (0x80, 0x40):  # the content type and encoding stand before the headers
+        offset += 1 + raw[offset] if raw[0] & flag else 0
+    offset, end = _extent(raw, offset, 0) if raw[0] & 0x20 else (0, 0)
+    found = None
+    while offset < end:
+        begin, kind_at = offset + 1, offset + 1 + raw[offset]
+        size = _SIZES.get(raw[kind_at])
+        offset = kind_at + (1 + size if size is not None else 5 + _unsigned_32(raw, kind_at + 1)[0])
+        if raw[begin:kind_at] == name:
+            found = raw[kind_at + 5 : offset] if raw[kind_at] == _LONG_STRING else None
+    return found
 
 
 def _read_properties(raw: bytes, found: dict[str, Any]) -> None:

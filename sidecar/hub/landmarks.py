@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.amqp import Delivery
+from sidecar.amqp import Delivery, text_header
 from sidecar.broker.port import FILTER_VALUE
 from sidecar.cursor import offset_of
 from sidecar.hub.ring import Ring
@@ -30,9 +30,8 @@ _NAME: Final = FILTER_VALUE.encode()
 
 def value_of(delivery: Delivery) -> str | None:
     """Return a message's filter value; None where it has none."""
-    raw = delivery.raw_properties
-    if raw and _NAME not in raw:  # most streams have none, and parsing costs more than looking
-        return None
+    if delivery.raw_properties:
+        return text_header(delivery.raw_properties, _NAME)
     value = delivery.properties.headers.get(FILTER_VALUE)
     return value if isinstance(value, str) else None
 

@@ -12,102 +12,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from sidecar import sse
 from sidecar.amqp import Delivery
 from sidecar.broker.port import BrokerError, BrokerRefused, Offset
 from sidecar.cursor import Cursor, check_of, offset_of
-from sidecar.hub.batch import encoded
-from sidecar.hub.landmarks import Way, value_of, way_on
+from sidecar.hub.landmarks import Way, way_on
 from sidecar.hub.reading import HOLES, Reading, before_leap, oldest, reading
-from sidecar.hub.replay import PAGE, ReplaySubscription, follow
-from sidecar.hub.subscription import Start, Subscriber, Wanted
-from sidecar.hub.tail import PATIENCE, StreamSource, judge
+from sidecar.hub.replay import PAGE, follow
+from sidecar.hub.subscription import Subscriber
+from sidecar.hub.tail import PATIENCE, judge
 from sidecar.observe.reasons import CloseReason, ResetReason
-from sidecar.topic import Index, index_for
 
-ENCODED: Final = 8192
-"""Replayed blocks that a subscription keeps, for the others who come back in the same moment."""
-ENCODED_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of these blocks together."""
+if TYPE_CHECKING:
+    from sidecar.hub.stream import StreamSubscription
+
 TURN: Final = 10.0
 """Seconds that one client may hold a reader of its own while others wait for one."""
-SILENCE: Final = 2.0
-"""Seconds without a message after which a filter does not help: the broker may be looking through what is not meant."""
+SILENCE: Final = 5.0
+"""Seconds for which a broker may look through what is not meant, without a message; then a filter does not help."""
+TRIAL: Final = 1000
+"""Messages after which a filter must hold back as many as it lets through, to be worth its questions."""
 PAUSE: Final = 0.2
 """Seconds before a reading that broke is tried again."""
-
-
-class StreamSubscription(ReplaySubscription):
-    """A subscription on a stream."""
-
-    def __init__(self, wanted: Wanted, source: StreamSource) -> None:
-        super().__init__(wanted)
-        self.source = source
-        self._selector: Index[bool] = index_for(source.type_of(wanted.exchange))
-        for binding in wanted.bindings:
-            self._selector.add(binding.key, binding.headers, True)
-        self._encoded: dict[int, bytes | None] = {}
-        self._encoded_bytes = 0
-
-    def greeting(self, start: Start) -> bytes:
-        """The id of the present, or of the beginning: who has received nothing can resume from there."""
-        if start.since or self._readable(start.last_event_id):
-            return b""  # it has an id that is better, or will have one with the first event
-        place = Cursor(self.source.tag, -1, "") if start.earliest else self.source.cursor
-        return sse.id_block(str(place))
-
-    def _readable(self, text: str) -> Cursor | None:
-        cursor = Cursor.parse(text)
-        return cursor if cursor is not None and cursor.tag == self.source.tag else None
-
-    def join(self, subscriber: Subscriber, start: Start) -> None:
-        """Let it hear from where it wants to begin."""
-        cursor = self._readable(start.last_event_id)
-        if start.last_event_id and cursor is None:
-            subscriber.reset(ResetReason.UNKNOWN_ID)
-            self.admit(subscriber)
-        elif start.live:
-            self.admit(subscriber)
-        else:
-            subscriber.spawn(Resume(self, subscriber, cursor, since=start.since).run)
-
-    def resume(self, subscriber: Subscriber) -> None:
-        """Let it go on from the stream when it reads again: everything up to the live edge was written to it."""
-        subscriber.spawn(Resume(self, subscriber, self.source.cursor, proven=True).run)
-
-    def block(self, delivery: Delivery) -> bytes | None:
-        """Return the block of a past message; None where it is not for this subscription."""
-        offset = offset_of(delivery)
-        if offset in self._encoded:
-            return self._encoded[offset]
-        if len(self._encoded) >= ENCODED or self._encoded_bytes >= ENCODED_BYTES:
-            self.forget_past()
-        block = self._encoded[offset] = self._encode_past(offset, delivery)
-        self._encoded_bytes += len(block or b"")
-        return block
-
-    def _encode_past(self, offset: int, delivery: Delivery) -> bytes | None:
-        if self.wanted.exchange not in (None, delivery.exchange):
-            return None
-        if self.wanted.filters and value_of(delivery) not in self.wanted.filters:
-            return None
-        if not self._selector.match(delivery.routing_key, lambda: delivery.properties.headers):
-            return None
-        return encoded(self, delivery, str(Cursor(self.source.tag, offset, check_of(delivery))))
-
-    def forget_past(self) -> None:
-        """Let go of what was encoded; after the stream was made anew it stands for nothing."""
-        self._encoded.clear()
-        self._encoded_bytes = 0
-
-    def reset(self, reason: ResetReason, place: str = "") -> None:
-        """Tell every subscriber; after a new beginning the old blocks are void."""
-        self.forget_past()
-        super().reset(reason, place)
 
 
 class Resume:
@@ -256,14 +185,18 @@ class Resume:
             self._filters = ()
 
     async def _replay_filtered(self, read: Reading, end: int) -> bool:
-        """Write what is let through, up to an offset or the ring; returns whether anything was to be heard."""
+        """Write what is let through, up to an offset or the ring; returns whether the filter helps."""
+        begin, came = self._place.offset, 0
         arrived, had = await read.within(SILENCE), 1
         self._proven = bool(arrived) and judge(self._place, arrived[0]) is None
         while arrived and self._goes_on():
+            came += len(arrived)
+            read.done(len(arrived))  # a window more may come meanwhile, for which one question will do
             await self._write_checked(arrived[had:])
             if self.covers() or self._place.offset >= end:
                 break
-            read.done(len(arrived))
+            if came > max(TRIAL, (self._place.offset - begin) // 2):
+                return False
             arrived, had = await read.within(SILENCE), 0
         return bool(arrived)
 

@@ -125,7 +125,7 @@ class StreamSource:
 
     def make(self, wanted: Wanted) -> Subscription:
         """A subscription that can go back."""
-        from sidecar.hub.resume import StreamSubscription  # it needs this module
+        from sidecar.hub.stream import StreamSubscription  # it needs this module
 
         return StreamSubscription(wanted, self)
 

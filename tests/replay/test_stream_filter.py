@@ -243,6 +243,20 @@ async def test_from_any_place_while_more_arrives(lab: Lab, monkeypatch: pytest.M
     assert watch.filtered
 
 
+async def test_a_filter_that_holds_back_little_is_given_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [*EVERY_SECOND, "a"]
+    witness = await lab.listen("/tenants/a")
+    await publish(lab, values)
+    await until(witness, *bodies(values, "a"))
+    monkeypatch.setattr(resume, "TRIAL", 20)
+    watch = await restarted(lab, monkeypatch)
+    client = await lab.listen("/two-tenants", "earliest")
+    await publish(lab, ["a"], begin=900)
+    await until(client, *bodies(values, "a", "b"), "900 a")
+    assert len(watch.filtered) == 1
+    assert watch.came < len(values)
+
+
 @pytest.mark.parametrize("deaf_after", [0, 1, 5])
 async def test_silence_is_not_believed(lab: Lab, deaf_after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     witness = await lab.listen("/tenants/a")

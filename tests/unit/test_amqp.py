@@ -17,7 +17,7 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from sidecar import amqp
-from sidecar.amqp import Delivery, Properties, Splitter, decode_properties
+from sidecar.amqp import Delivery, Properties, Splitter, decode_properties, text_header
 
 OURS = ("sidecar.1", "sidecar.2", "ö")
 
@@ -353,12 +353,30 @@ def test_properties_as_pamqp_reads_them(properties: dict[str, Any]) -> None:
     assert_same(decode_properties(raw), pamqp_reads(raw))
 
 
+@given(all_properties, st.text(max_size=5), st.dictionaries(short_texts, field_values, max_size=3))
+def test_a_text_header_is_found_among_others(properties: dict[str, Any], value: str, more: dict[str, Any]) -> None:
+    headers = properties.get("headers", {}) | {"wanted": value} | more
+    raw = encoded(**(properties | {"headers": headers}))
+    for name in (*headers, "none"):
+        found = headers.get(name)
+        assert text_header(raw, name.encode()) == (found if isinstance(found, str) else None)
+
+
+def test_a_text_header_is_not_found_inside_another() -> None:
+    hidden = table(b"S\x00\x00\x00\x01!")[6:]  # the entry a: "!", as bytes of another header's value
+    headers = {"b": hidden.decode(), "c": {"a": "!"}}
+    assert text_header(encoded(headers=headers), b"a") is None
+    assert text_header(encoded(headers={**headers, "a": "?"}), b"a") == "?"
+
+
 @given(all_properties, st.integers(0, 2**20), st.binary(max_size=3))
 def test_a_damaged_list_never_raises(properties: dict[str, Any], place: int, noise: bytes) -> None:
     raw = encoded(**properties)
     place %= len(raw) + 1
-    decode_properties(raw[:place] + noise)
-    decode_properties(raw[:place] + noise + raw[place + 1 :])
+    for damaged in (raw[:place] + noise, raw[:place] + noise + raw[place + 1 :]):
+        decode_properties(damaged)
+        for name in properties.get("headers", {}):
+            text_header(damaged, name.encode())
 
 
 def test_what_stands_before_the_damage_is_kept() -> None:
