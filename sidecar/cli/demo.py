@@ -171,7 +171,7 @@ class _Deaf:
 
 def introduce(console: Console, address: str, admin: str) -> None:
     """Print the addresses (URLs without a path) and the lines to type."""
-    console.print(f"[bold]sidecar demo[/] – its own page: [bold cyan]{admin}/[/]\n")
+    console.print(f"[bold]sidecar demo[/] – the debug page: [bold cyan]{admin}/[/]\n")
     for meaning, line in (
         ("A share's price, as plain curl sees it", f"curl -N {address}/events/ticker/ACME"),
         ("Orders, all or one", f"curl -N {address}/events/orders"),
