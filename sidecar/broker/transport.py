@@ -28,8 +28,11 @@ from yarl import URL
 
 from sidecar.amqp import HEARTBEAT, Delivery, Splitter
 
-READ_SIZE: Final = 256 * 1024
-"""Bytes asked of the socket at once; under load it is what makes batches."""
+READ_SIZE: Final = 96 * 1024
+"""Bytes asked of the socket at once; under load it is what makes batches.
+
+From 128 KiB on glibc maps new pages for each read and gives them back: 16 µs instead of 6.
+"""
 
 RUSH: Final = 8
 """Messages within `GATHER` seconds from which on they are gathered before they are read."""
