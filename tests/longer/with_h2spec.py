@@ -61,7 +61,7 @@ def test_conformance(h2spec: Path, service: Service, tmp_path: Path, secure: boo
     address = service.https if secure else service.http
     assert address is not None
     report = tmp_path / "report.xml"
-    arguments = ["--host", "127.0.0.1", "--port", str(address[1]), "--path", "/large", "--timeout", "2", "--strict"]
+    arguments = ["--host", "127.0.0.1", "--port", str(address[1]), "--path", "/large", "--timeout", "15", "--strict"]
     tls = ["--tls", "--insecure"] if secure else []
     subprocess.run([h2spec, *arguments, *tls, "--junit-report", report], check=False, timeout=300)
     cases = list(ET.parse(report).iter("testcase"))
