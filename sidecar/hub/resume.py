@@ -33,8 +33,10 @@ TURN: Final = 10.0
 """Seconds that one client may hold a reader of its own while others wait for one."""
 SILENCE: Final = 5.0
 """Seconds for which a broker may look through what is not meant, without a message; then a filter does not help."""
-TRIAL: Final = 1000
-"""Messages after which a filter must hold back as many as it lets through, to be worth its questions."""
+TRIAL: Final = 20
+"""Questions for a stream's oldest message that a filter may cost before it must be worth them."""
+WORTH: Final = 256
+"""Messages held back for each question, so that it is."""
 PAUSE: Final = 0.2
 """Seconds before a reading that broke is tried again."""
 
@@ -173,37 +175,44 @@ class Resume:
 
     async def _read_filtered(self, way: Way) -> None:
         """Read the way that a filter leaves; where it does not help, none is asked for any more."""
-        self._advance([way.begin])
-        begin = self._place.offset
+        begin = offset_of(way.begin)
         try:
             async with reading(self._source.broker, self._source.spec.name, begin, filters=way.filters) as read:
-                helps = await self._replay_filtered(read, way.end)
+                helps = await self._replay_filtered(read, way)
         except (BrokerRefused, trio.TooSlowError):
             self._filters = ()
             raise
         if not helps:
             self._filters = ()
 
-    async def _replay_filtered(self, read: Reading, end: int) -> bool:
-        """Write what is let through, up to an offset or the ring; returns whether the filter helps."""
-        begin, came = self._place.offset, 0
+    async def _replay_filtered(self, read: Reading, way: Way) -> bool:
+        """Write what is let through, up to the way's end or the ring; returns whether the filter helps."""
         arrived, had = await read.within(SILENCE), 1
-        self._proven = bool(arrived) and judge(self._place, arrived[0]) is None
+        if arrived:
+            self._begin_again(way.begin, arrived[0])
+        asked = held_back = 0
         while arrived and self._goes_on():
-            came += len(arrived)
+            held_back += offset_of(arrived[-1]) - self._place.offset - len(arrived) + had
             read.done(len(arrived))  # a window more may come meanwhile, for which one question will do
-            await self._write_checked(arrived[had:])
-            if self.covers() or self._place.offset >= end:
+            asked += await self._write_checked(arrived[had:])
+            if self.covers() or self._place.offset >= way.end:
                 break
-            if came > max(TRIAL, (self._place.offset - begin) // 2):
+            if asked > TRIAL and held_back < asked * WORTH:
                 return False
             arrived, had = await read.within(SILENCE), 0
         return bool(arrived)
 
-    async def _write_checked(self, deliveries: Sequence[Delivery]) -> None:
+    def _begin_again(self, landmark: Delivery, found: Delivery) -> None:
+        """Compare what stands at a landmark, and go back there: nothing after it and up to the place was meant."""
+        self._proven = judge(Cursor(self._source.tag, offset_of(landmark), check_of(landmark)), found) is None
+        if self._proven:
+            self._advance([found])
+
+    async def _write_checked(self, deliveries: Sequence[Delivery]) -> bool:
         """Write what a filter has let through, unless what is missing in it may have been cut off by retention.
 
-        The stream's oldest message is asked for after all of them have come: what stands now stood then.
+        The stream's oldest message is asked for after all of them have come: what stands now stood then. Returns
+        whether it was.
         """
         closely = before_leap(self._place.offset, deliveries)
         await self._write(closely)
@@ -212,6 +221,7 @@ class Resume:
                 first = await oldest(self._source.broker, self._source.spec.name)
             self._proven = first <= self._place.offset + 1 + HOLES
             await self._write(deliveries[len(closely) :] if self._proven else ())
+        return len(closely) < len(deliveries)
 
     def _nothing_there(self, edge: Cursor) -> None:
         """No message came: none stands there, or the broker is slow."""
