@@ -113,7 +113,8 @@ async def test_closed_by_an_operator(rabbitmq: RabbitNode, vhost_url: str, publi
         sink = Recorder()
         tap = await broker.tap(TOPIC, sink)
         await tap.bind(Binding("#"))
-        await trio.to_thread.run_sync(rabbitmq.control, "close_all_connections", "--global", "by an operator")
+        command = ("close_all_connections", "--vhost", vhost_url.rpartition("/")[2], "by an operator")
+        await trio.to_thread.run_sync(rabbitmq.control, *command)
         said = await broker.until_said("operator")
         assert "CONNECTION_FORCED - by an operator" in said
         await sink.until_event("lost", "restored")
