@@ -15,42 +15,77 @@ from sidecar.topic.words import words_of
 CACHE_ROOM: Final = 65_536
 """How much a `TopicIndex` remembers: routing keys and the values found for them, counted together."""
 
-_WILD: Final = ("*", "#")
 _NO_CHILDREN: Final[dict[str, Any]] = {}
 
 
 class _Node(Generic[V]):
-    """A place in the trie: the words that may follow (``*`` and ``#`` too), and the values of keys that end here."""
+    """A place in the trie: the words that may follow, ``*`` and ``#`` aside, and the values of keys that end here.
 
-    __slots__ = ("children", "rest", "star", "swallows", "values")
+    Among a hundred thousand keys what a walk touches is in no cache: so most nodes share one empty dictionary, and what
+    is found stands here as it is handed out.
+    """
+
+    __slots__ = ("children", "found", "rest", "star", "swallows", "values")
 
     def __init__(self, word: str) -> None:
-        self.children: dict[str, _Node[V]] = _NO_CHILDREN  # most nodes are leaves; one empty dict stays in the cache
+        self.children: dict[str, _Node[V]] = _NO_CHILDREN
         self.star: _Node[V] | None = None
         self.rest: _Node[V] | None = None
         self.swallows = word == "#"
         self.values: Values[V] | None = None
+        self.found: tuple[V, ...] | None = ()
+        """Its values as they are handed out; None: to be gathered."""
+
+    def child(self, word: str) -> _Node[V] | None:
+        """Return the place after one more word of a binding key."""
+        if word == "*":
+            return self.star
+        return self.rest if word == "#" else self.children.get(word)
 
     def grow(self, word: str) -> _Node[V]:
-        if not self.children:
-            self.children = {}
-        child = self.children[word] = _Node(word)
-        self._point_out(word)
+        """Make that place."""
+        child: _Node[V] = _Node(word)
+        if word == "*":
+            self.star = child
+        elif word == "#":
+            self.rest = child
+        elif self.children:
+            self.children[word] = child
+        else:
+            self.children = {word: child}
         return child
 
     def prune(self, word: str) -> bool:
-        child = self.children[word]
-        if child.children or child.values:
+        """Remove it, if nothing is there; returns whether it was."""
+        child = self.child(word)
+        assert child is not None
+        if child.children or child.star or child.rest or child.values:
             return False
-        del self.children[word]
-        self._point_out(word)
+        if word == "*":
+            self.star = None
+        elif word == "#":
+            self.rest = None
+        else:
+            del self.children[word]
         return True
 
-    def _point_out(self, word: str) -> None:
-        if word == "*":
-            self.star = self.children.get("*")
-        elif word == "#":
-            self.rest = self.children.get("#")
+    def put(self, value: V) -> None:
+        """Let a key with this value end here."""
+        if self.values is None:
+            self.values = Values()
+        self.values.add(value)
+        self.found = None
+
+    def take(self, value: V) -> None:
+        """Let one end here no more."""
+        assert self.values is not None
+        self.values.remove(value)
+        self.found = None
+
+    def gather(self) -> tuple[V, ...]:
+        """Put together what is found here."""
+        self.found = found = self.values.all() if self.values is not None else ()
+        return found
 
     def rests(self) -> Iterable[_Node[V]]:
         """Yield the nodes reached from here by ``#`` that take no word."""
@@ -89,7 +124,7 @@ class TopicIndex(Standing[V]):
         nodes = [self._root, *self._root.rests()]
         for word in words:
             nodes = _step(nodes, word)
-        ends = [node.values.all() for node in nodes if node.values is not None]
+        ends = [found for node in nodes if (found := node.gather() if node.found is None else node.found)]
         if len(ends) == 1:
             return ends[0]
         return tuple(dict.fromkeys(value for end in ends for value in end))
@@ -97,19 +132,17 @@ class TopicIndex(Standing[V]):
     def _file(self, binding_key: str, headers: Headers, value: V) -> None:
         node = self._root
         for word in words_of(binding_key):
-            node = node.children.get(word) or node.grow(word)
-        if node.values is None:
-            node.values = Values()
-        node.values.add(value)
+            node = node.child(word) or node.grow(word)
+        node.put(value)
         self._forget()
 
     def _unfile(self, binding_key: str, headers: Headers, value: V) -> None:
         path = [self._root]
         for word in words_of(binding_key):
-            path.append(path[-1].children[word])
-        values = path[-1].values
-        assert values is not None
-        values.remove(value)
+            child = path[-1].child(word)
+            assert child is not None
+            path.append(child)
+        path[-1].take(value)
         for parent, word in zip(path[-2::-1], reversed(words_of(binding_key)), strict=True):
             if not parent.prune(word):
                 break
@@ -119,7 +152,7 @@ class TopicIndex(Standing[V]):
 def _step(nodes: list[_Node[V]], word: str) -> list[_Node[V]]:
     """Return the nodes that stand after one more word, each once."""
     after: list[_Node[V]] = []
-    repeats = word in _WILD
+    repeats = False
     for node in nodes:
         if (child := node.children.get(word)) is not None:
             after.append(child)
