@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from sidecar.broker.port import Broker, BrokerRefused, Offset, Reader, ReadSink, StreamQueue
+from sidecar.broker.port import Broker, Offset, Reader, ReadSink
 from tests.lab import wire
 from tests.replay.conftest import PATIENCE, Lab
 
@@ -49,21 +49,6 @@ async def test_a_fresh_client_gets_a_place_before_any_event(lab: Lab) -> None:
     await until(back, *numbers(0, 3))
     again = await lab.listen("/all", place)
     await until(again, *numbers(0, 3))
-
-
-async def until_declared(broker: Broker, stream: str) -> None:
-    with trio.fail_after(PATIENCE):
-        while True:
-            try:
-                return await broker.open_stream(StreamQueue(stream))  # to find it, not to declare it
-            except BrokerRefused:
-                await trio.sleep(0.02)
-
-
-async def test_a_stream_collects_before_anybody_has_listened(lab: Lab) -> None:
-    await until_declared(lab.services[0].broker, "orders.events")
-    await lab.publish(*numbers(0, 3))
-    await until(await lab.listen("/all?last_event_id=earliest"), *numbers(0, 3))
 
 
 async def test_a_fresh_client_hears_what_comes_and_nothing_of_the_past(lab: Lab) -> None:
