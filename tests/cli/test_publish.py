@@ -22,11 +22,11 @@ from tests.lab.ports import free_port
 from tests.lab.rabbitmq import RabbitNode
 from tests.lab.scripted import Asked, scripted
 
-CONFIRMED = b"HTTP/1.1 204 No Content\r\n\r\n"
+CONFIRMED = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
 
 
 def refused(status: str, text: str) -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+    return f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
 
 
 async def publish(*arguments: str | bytes, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

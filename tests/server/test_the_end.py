@@ -14,6 +14,7 @@ import trio
 
 from sidecar.hub import hub as hub_module
 from sidecar.server import connection as module
+from sidecar.server import listener
 from sidecar.server.http2 import Cork
 from tests.lab.certificates import Certificates
 from tests.lab.wire import Http1, connect, open_http1, open_http2
@@ -33,7 +34,13 @@ async def test_http_2_clients_hear_goaway_and_the_end_of_their_streams() -> None
         assert client.goaway
 
 
-async def test_what_is_still_on_its_way_arrives_though_the_client_goes_on_talking() -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process waits for its last readers however slow the machine is."""
+    monkeypatch.setattr(listener, "FAREWELL", 10)
+
+
+async def test_what_is_still_on_its_way_arrives_though_the_client_goes_on_talking(patient: None) -> None:
     """A client that opens windows while it reads would have its connection reset if it were just closed."""
     config = configuration([news(backlog={"events": 1000, "bytes": "50MB"})], drain={"within": 2})
     async with serving(config, farewell=10) as served:
@@ -48,9 +55,9 @@ async def test_what_is_still_on_its_way_arrives_though_the_client_goes_on_talkin
         await client.aclose()
 
 
-async def test_http_1_0_over_tls_ends_with_close_notify(certificates: Certificates) -> None:
+async def test_http_1_0_over_tls_ends_with_close_notify(certificates: Certificates, patient: None) -> None:
     """For such a client the end of the connection is the end of the answer: cut short, it would count as an attack."""
-    async with serving(configuration(tls=certificates)) as served:
+    async with serving(configuration(tls=certificates), farewell=10) as served:
         assert isinstance(served.address, tuple)
         stream = trio.SSLStream(
             await connect(served.address), certificates.client(), server_hostname="localhost", https_compatible=False
