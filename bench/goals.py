@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.servers import JOINING_FLOOR, NGINX, PEER_SERVERS
+from bench.servers import FLOOR, JOINING_FLOOR, NGINX, PEER_SERVERS
 from bench.works import Figures
 
 OWN = "sidecar"
@@ -57,18 +57,9 @@ def _own(work: str, key: str) -> Callable[[Measured], float]:
     return lambda measured: measured[work, OWN][key]
 
 
-def _to_floor(work: str, floor: str) -> Callable[[Measured], float]:
-    key = "cpu_us_per_event"
-    return lambda measured: measured[work, OWN][key] / measured[floor, "floor"][key]
-
-
-def _to_plain(work: str, plain: str) -> Callable[[Measured], float]:
-    key = "cpu_us_per_event"
-    return lambda measured: measured[work, OWN][key] / measured[plain, OWN][key]
-
-
-def _to_nginx(work: str, key: str) -> Callable[[Measured], float]:
-    return lambda measured: measured[work, OWN][key] / measured[work, NGINX.name][key]
+def _to(other: tuple[str, str], work: str, key: str) -> Callable[[Measured], float]:
+    """A figure of ours over the same figure of another (work, server)."""
+    return lambda measured: measured[work, OWN][key] / measured[other][key]
 
 
 def _to_best_peer(work: str, key: str, best: Callable[[Sequence[float]], float] = min) -> Callable[[Measured], float]:
@@ -79,26 +70,24 @@ def _to_best_peer(work: str, key: str, best: Callable[[Sequence[float]], float] 
     return value
 
 
-def _to_joining_floor(work: str, key: str) -> Callable[[Measured], float]:
-    return lambda measured: measured[work, OWN][key] / measured[work, JOINING_FLOOR.name][key]
-
-
 _CPU, _MEDIAN, _P99, _RATE = "cpu_us_per_event", "delay_ms_median", "delay_ms_p99", "events_per_second"
 
 GOALS = (
-    Goal("HTTP/1.1, 1000 × 100/s: CPU at most 1.4 × the floor", _to_floor("h1-1000", "h1-1000"), 1.4),
+    Goal("HTTP/1.1, 1000 × 100/s: CPU at most 1.4 × the floor", _to(("h1-1000", FLOOR.name), "h1-1000", _CPU), 1.4),
     Goal("… median delay below the best peer's (×)", _to_best_peer("h1-1000", _MEDIAN), 1.0),
     Goal("… p99 delay below the best peer's (×)", _to_best_peer("h1-1000", _P99), 1.0),
     Goal("… every event at every stream (not delivered)", _own("h1-1000", "not_delivered"), 0),
-    Goal("HTTP/1.1, 100 × 1000/s: CPU at most 1.8 × the floor", _to_floor("h1-100", "h1-100"), 1.8),
+    Goal("HTTP/1.1, 100 × 1000/s: CPU at most 1.8 × the floor", _to(("h1-100", FLOOR.name), "h1-100", _CPU), 1.8),
     Goal("… CPU below the best peer's (×)", _to_best_peer("h1-100", _CPU), 1.0),
     Goal("… every event at every stream (not delivered)", _own("h1-100", "not_delivered"), 0),
-    Goal("HTTP/2, 10 × 100 × 100/s: CPU at most half the HTTP/1.1 floor's", _to_floor("h2", "h1-1000"), 0.5),
+    Goal(
+        "HTTP/2, 10 × 100 × 100/s: CPU at most half the HTTP/1.1 floor's", _to(("h1-1000", FLOOR.name), "h2", _CPU), 0.5
+    ),
     Goal("… p99 delay at most 5 ms", _own("h2", _P99), 5.0),
     Goal("… every event at every stream (not delivered)", _own("h2", "not_delivered"), 0),
     Goal("flood, HTTP/1.1: at least 3 × the best peer's rate", _to_best_peer("h1-flood", _RATE, max), 3.0, True),
     # Where the broker gives no more: a C loop that joins what came together, and knows nothing else, shows how much.
-    Goal("… at least 0.9 × the floor that joins", _to_joining_floor("h1-flood", _RATE), 0.9, True),
+    Goal("… at least 0.9 × the floor that joins", _to(("h1-flood", JOINING_FLOOR.name), "h1-flood", _RATE), 0.9, True),
     Goal("… every event at every stream (not delivered)", _own("h1-flood", "not_delivered"), 0),
     Goal("flood, HTTP/2: at least 3 × the best peer's rate", _to_best_peer("h2-flood", _RATE, max), 3.0, True),
     Goal("… every event at every stream (not delivered)", _own("h2-flood", "not_delivered"), 0),
@@ -106,12 +95,17 @@ GOALS = (
     Goal("100 000 binding keys: a match at most 1.5 × that of 10", _own("match", "cost_ratio"), 1.5),
     Goal("opening a stream: at most 0.35 ms CPU", _own("opening", "cpu_ms_per_stream"), 0.35),
     Goal("… a thousand at once within a second", _own("opening", "open_seconds"), 1.0),
-    Goal("a small proxied request: CPU at most 3 × nginx's", _to_nginx("proxy", "cpu_us_per_request"), 3.0, wish=True),
+    Goal(
+        "a small proxied request: CPU at most 3 × nginx's",
+        _to(("proxy", NGINX.name), "proxy", "cpu_us_per_request"),
+        3.0,
+        wish=True,
+    ),
     Goal("a thousand back at once, 500 events behind: at most 3 readers of the broker", _own("comeback", "readers"), 3),
     Goal("… every event at every stream (not delivered)", _own("comeback", "not_delivered"), 0),
     Goal("an idle HTTP/1.1 stream: at most 14 KB", _own("memory-h1", "kb_per_stream"), 14.0),
     Goal("an idle HTTP/2 stream: at most 8 KB", _own("memory-h2", "kb_per_stream"), 8.0),
     Goal("5000 idle streams: at most 2 % of a core", _own("heartbeats", "core_percent"), 2.0),
-    Goal("TLS, HTTP/1.1: CPU at most 2.5 × plain", _to_plain("h1-tls", "h1-1000"), 2.5),
-    Goal("TLS, HTTP/2: CPU at most 2.5 × plain", _to_plain("h2-tls", "h2"), 2.5),
+    Goal("TLS, HTTP/1.1: CPU at most 2.5 × plain", _to(("h1-1000", OWN), "h1-tls", _CPU), 2.5),
+    Goal("TLS, HTTP/2: CPU at most 2.5 × plain", _to(("h2", OWN), "h2-tls", _CPU), 2.5),
 )

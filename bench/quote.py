@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
+from bench.build import HERE
 from bench.picture import draw
+from bench.report import RESULTS
 
-HERE: Final = Path(__file__).parent
-RESULTS: Final = HERE / "results/bench.json"
+RUN: Final = RESULTS / "bench.json"
 README: Final = HERE.parent / "README.md"
 PICTURE: Final = HERE.parent / "docs/explanation/benchmark.svg"
 BEGIN, END = "<!-- written by python -m bench.quote -->\n", "<!-- end of what it writes -->\n"
@@ -33,12 +33,15 @@ SERVERS: Final = (
 
 
 def _cpu(figures: Figures) -> str:
-    late = " …" if figures["not_delivered"] else ""
-    return f"{figures['cpu_us_per_event']:.1f} µs, {_short(figures['delay_ms_p99'])} ms{late}"
+    return f"{figures['cpu_us_per_event']:.1f} µs, {_short(figures['delay_ms_p99'])} ms{_late(figures)}"
 
 
 def _rate(figures: Figures) -> str:
-    return f"{_short(figures['events_per_second'] / 1e6)} M{' …' if figures['not_delivered'] else ''}"
+    return f"{_short(figures['events_per_second'] / 1e6)} M{_late(figures)}"
+
+
+def _late(figures: Figures) -> str:
+    return " …" if figures["not_delivered"] else ""
 
 
 def _figure(key: str, unit: str) -> Callable[[Figures], str]:
@@ -80,7 +83,7 @@ def quoted(text: str, whole: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Write both."""
-    whole = json.loads(RESULTS.read_text())
+    whole = json.loads(RUN.read_text())
     README.write_text(quoted(README.read_text(), whole))
     PICTURE.write_text(draw(whole))
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from bench.picture import draw
-from bench.quote import PICTURE, README, RESULTS, ROWS, quoted, ten_lines
+from bench.quote import PICTURE, README, ROWS, RUN, quoted, ten_lines
 
-WHOLE = json.loads(RESULTS.read_text())
+WHOLE = json.loads(RUN.read_text())
 
 
 def test_the_table_is_what_the_run_says() -> None:
