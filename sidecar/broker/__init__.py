@@ -22,4 +22,10 @@ def open_broker(settings: BrokerSettings) -> Broker:
         return MemoryBroker()
     from sidecar.broker.rabbitmq import RabbitMQ
 
-    return RabbitMQ(settings.url, tls=settings.tls, heartbeat=settings.heartbeat, reconnect=settings.reconnect)
+    return RabbitMQ(
+        settings.url,
+        tls=settings.tls,
+        heartbeat=settings.heartbeat,
+        reconnect=settings.reconnect,
+        gather=settings.gather,
+    )

@@ -23,6 +23,7 @@ from yarl import URL
 
 from sidecar.amqp import Delivery, Splitter
 from sidecar.broker.messages import the_door, why_not_connected, words
+from sidecar.broker.pace import Pace
 from sidecar.broker.port import BrokerAway, BrokerRefused
 from sidecar.broker.transport import Transport, connect, open_stream
 
@@ -52,7 +53,7 @@ def place(url: URL) -> str:
 class Link:
     """An open connection. `ended` is set at its end, and `transport.ended` says why."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, stream: trio.abc.Stream) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, stream: trio.abc.Stream, pace: Pace) -> None:
         self.ended = trio.Event()
         self._loop = loop
         self._splitter = Splitter()
@@ -60,7 +61,7 @@ class Link:
         self._tags = count(1)
         self._waiting: set[trio.Event] = set()
         self._amqp: Connection | None = None
-        self.transport = Transport(stream, loop, self._splitter, self._deliver)
+        self.transport = Transport(stream, loop, self._splitter, self._deliver, pace)
 
     @classmethod
     async def open(
@@ -70,6 +71,7 @@ class Link:
         url: URL,
         context: Callable[[], ssl.SSLContext],
         heartbeat: float,
+        pace: Pace,
     ) -> Link:
         """Connect to `url`; the link's tasks run in the nursery. Raises `BrokerAway` with one line for people."""
         link: Link | None = None
@@ -77,7 +79,7 @@ class Link:
             with trio.fail_after(CONNECT_WITHIN):
                 secured = context() if url.scheme == "amqps" else None
                 stream = await open_stream(url.host or "", url.port or PORTS[url.scheme], secured)
-                link = cls(loop, stream)
+                link = cls(loop, stream, pace)
                 nursery.start_soon(link._run)
                 await link._handshake(url.update_query(heartbeat=int(heartbeat)))
         except (Exception, asyncio.CancelledError) as error:

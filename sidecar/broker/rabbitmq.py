@@ -31,6 +31,7 @@ from sidecar.broker import readers
 from sidecar.broker.exchanges import check_key
 from sidecar.broker.link import Link, place
 from sidecar.broker.messages import to_pamqp, translated, words
+from sidecar.broker.pace import GATHER, Pace
 from sidecar.broker.port import (
     BrokerAway,
     BrokerError,
@@ -76,11 +77,14 @@ class RabbitMQ:
         tls: BrokerTls | None = None,
         heartbeat: float = 30.0,
         reconnect: Reconnect | None = None,
+        gather: float = GATHER,
     ) -> None:
+        """``heartbeat`` and ``gather`` in seconds (`sidecar.broker.pace`)."""
         self._urls = [URL(url.get_secret_value()) for url in urls]
         self._tls = tls
         self._heartbeat = heartbeat
         self._reconnect = reconnect or Reconnect()
+        self._gather = gather
         self.reconnects = 0
         self._was_connected = False
         self._problem: str | None = "not connected yet"
@@ -226,7 +230,7 @@ class RabbitMQ:
         return True
 
     async def _open(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop, url: URL) -> Link:
-        return await Link.open(nursery, loop, url, lambda: tls_context(self._tls), self._heartbeat)
+        return await Link.open(nursery, loop, url, lambda: tls_context(self._tls), self._heartbeat, Pace(self._gather))
 
     async def _stand(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop, url: URL, link: Link) -> None:
         """Make every tap stand, then be connected."""

@@ -5,8 +5,8 @@ when they have moved). aiormq asks a `TransportFactory` for a reader and a write
 that is fed what the splitter leaves, and a writer that is a bounded buffer. Two trio tasks move the bytes. A chunk is
 read, split, and its deliveries are handed over, all in one step: nothing is scheduled between socket and hub.
 
-What is read together is written together, to every subscriber. So where messages come thick and fast the next chunk
-is given a moment to grow: a few messages are never kept waiting, and thousands cost half (`make bench`, `nobody`).
+What is read together is written together, to every subscriber. So where delivering has become work, the next chunk
+is given a moment to grow (`sidecar.broker.pace`).
 
 Two things bite. aiormq takes a connection for dead that shows it no frame for a while, but under steady traffic the
 broker sends no heartbeats and the deliveries never reach aiormq: so it is fed one whenever anything was heard. And a
@@ -16,6 +16,7 @@ peer that fell silent must be noticed whoever waits for what: so silence is coun
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
@@ -27,18 +28,13 @@ from pamqp import commands
 from yarl import URL
 
 from sidecar.amqp import HEARTBEAT, Delivery, Splitter
+from sidecar.broker.pace import Pace
 
 READ_SIZE: Final = 96 * 1024
 """Bytes asked of the socket at once; under load it is what makes batches.
 
 From 128 KiB on glibc maps new pages for each read and gives them back: 16 µs instead of 6.
 """
-
-RUSH: Final = 8
-"""Messages within `GATHER` seconds from which on they are gathered before they are read."""
-
-GATHER: Final = 0.002
-"""Seconds in which they are: what a message may wait at most."""
 
 UNREAD_LIMIT: Final = 1024 * 1024
 """Bytes of ordinary frames that may wait for aiormq; at twice as many the socket is read no further."""
@@ -54,7 +50,7 @@ async def open_stream(host: str, port: int, context: ssl.SSLContext | None) -> t
 
     Raises OSError, or trio.BrokenResourceError caused by an ssl.SSLError. The caller holds the timeout.
     """
-    stream = await trio.open_tcp_stream(host, port)
+    stream = Waiting(await trio.open_tcp_stream(host, port))
     if context is None:
         return stream
     secured = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
@@ -64,6 +60,52 @@ async def open_stream(host: str, port: int, context: ssl.SSLContext | None) -> t
         await trio.aclose_forcefully(secured)
         raise
     return secured
+
+
+class Waiting(trio.abc.Stream):
+    """A TCP stream that waits before it reads, where trio's own reads before it waits.
+
+    Between two messages nothing is there, so a first try fails: a system call and an exception for each message that
+    comes alone. (Only what filled the buffer is read on at once.)
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._full = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return what is there, waiting for the first of it; ``b""`` at the end."""
+        wanted = max_bytes or READ_SIZE
+        if self._full:
+            data = bytes(await self._stream.receive_some(wanted))
+        else:
+            data = await self._wait_and_receive(wanted)
+        self._full = len(data) == wanted
+        return data
+
+    async def _wait_and_receive(self, wanted: int) -> bytes:
+        sock = self._stream.socket
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(sock)
+                try:
+                    return os.read(sock.fileno(), wanted)
+                except BlockingIOError:
+                    continue
+        except OSError as error:
+            raise trio.BrokenResourceError(f"cannot read: {error}") from error
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of it."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until there may be room."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Close the socket."""
+        await self._stream.aclose()
 
 
 async def connect(url: URL, transport: Transport, client_properties: dict[str, Any]) -> Connection:
@@ -82,12 +124,14 @@ class Transport(TransportFactory):
         loop: asyncio.AbstractEventLoop,
         splitter: Splitter,
         deliver: Callable[[Sequence[Delivery]], None],
+        pace: Pace,
     ) -> None:
         self.farewell: commands.Connection.Close | None = None
         self.ended: str | None = None
         self._stream = stream
         self._splitter = splitter
         self._deliver = deliver
+        self._pace = pace
         self._reader = asyncio.StreamReader(limit=UNREAD_LIMIT, loop=loop)
         self._gate = _Gate()
         self._reader.set_transport(cast("asyncio.Transport", self._gate))
@@ -133,7 +177,6 @@ class Transport(TransportFactory):
 
     async def _receive(self) -> str:
         """Read, split and hand over until the end. Returns why it ended."""
-        pace = _Pace()
         while not self._splitter.broken:
             if self._gate.closed:
                 await self._gate.opened()
@@ -144,8 +187,11 @@ class Transport(TransportFactory):
             if not data:
                 return "the broker closed the connection"
             self._heard = True
-            if pace.rushed(self._take(bytes(data))) and len(data) < READ_SIZE:  # more is here already where it was full
-                await trio.sleep(GATHER)
+            began = trio.current_time()
+            count = self._take(bytes(data))
+            pause = self._pace.pause(began, trio.current_time(), count) if count else 0.0
+            if pause and len(data) < READ_SIZE:  # where it was full, more is here already
+                await trio.sleep(pause)
         return "the broker sent bytes that are not AMQP 0-9-1"
 
     def _take(self, data: bytes) -> int:
@@ -193,22 +239,6 @@ def _farewell(frames: bytes) -> commands.Connection.Close | None:
     except pamqp.exceptions.PAMQPException:
         pass
     return None
-
-
-class _Pace:
-    """How fast messages come."""
-
-    def __init__(self) -> None:
-        self._since = -GATHER
-        self._count = 0
-
-    def rushed(self, count: int) -> bool:
-        """Count messages that have just come; returns whether so many came lately that gathering pays."""
-        now = trio.current_time()
-        if now - self._since >= GATHER:
-            self._since, self._count = now, 0
-        self._count += count
-        return self._count >= RUSH
 
 
 class _Gate:

@@ -28,6 +28,7 @@ from sidecar.config.values import (
     ExchangeName,
     FileName,
     FilterValues,
+    Gather,
     PathText,
     Period,
     QueueName,
@@ -82,6 +83,8 @@ class BrokerSettings(Settings):
     """AMQP's heartbeat: a connection silent for twice this long is given up."""
     reconnect: Reconnect = Reconnect()
     """The waits between tries, with full jitter."""
+    gather: Gather = 0.002
+    """How long messages may wait for others, where sending each on by itself has become work; 0s: not at all."""
 
 
 class ServerTls(Settings):

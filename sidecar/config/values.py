@@ -37,6 +37,8 @@ _HIDDEN = re.compile(r"://\S*@")
 INTERPOLATED = r"\$\{.+\}"
 
 MOST_WORKERS = 256
+MOST_GATHER = 0.1
+"""Seconds."""
 
 
 class GrammarError(ValueError):
@@ -277,6 +279,12 @@ def _heartbeat(value: float) -> float:
     return value
 
 
+def _gather(value: float) -> float:
+    if value > MOST_GATHER:
+        raise GrammarError(f"messages wait for each other {MOST_GATHER * 1000:g}ms at most (0s: not at all)")
+    return value
+
+
 def _text_schema(*, pattern: str | None = None, **more: object) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", **({"pattern": pattern} if pattern else {}), **more})
 
@@ -292,6 +300,7 @@ _ONE_OR_MORE = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type"
 Duration = Annotated[float, _read(seconds), _DURATION_SCHEMA]
 Period = Annotated[float, AfterValidator(positive), _read(seconds), _DURATION_SCHEMA]
 BrokerHeartbeat = Annotated[float, AfterValidator(_heartbeat), _read(seconds), _DURATION_SCHEMA]
+Gather = Annotated[float, AfterValidator(_gather), _read(seconds), _DURATION_SCHEMA]
 DurationRange = Annotated[
     tuple[float, float],
     _read(seconds_range),

@@ -1,19 +1,21 @@
 """Event streams over HTTP/1.0 and HTTP/1.1: the same bytes for everybody.
 
 Strategy: HTTP/1.1 puts a chunk's header and tail around a batch (RFC 9112 §7.1), HTTP/1.0 nothing; h11 keeps no
-state for either. So a lane frames a batch once and then calls each socket's ``send``, in one tight loop.
+state for either. So a lane frames a batch once, and the interpreter's own C code calls one ``send`` after the other:
+beside a thousand system calls even a line of Python for each is felt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Sequence
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.server.outlet import BufferedOutlet, Header
 
 if TYPE_CHECKING:
     from sidecar.hub.port import Lane, Outlet
-    from sidecar.server.wire import Wire
+    from sidecar.server.wire import Send, Wire
 
 _BROKEN: Final = -2
 
@@ -47,8 +49,8 @@ class Http1Outlet(BufferedOutlet):
 
     @property
     def framing(self) -> str:
-        """Chunked or, for HTTP/1.0, raw."""
-        return "http/1.1" if self.link.chunked else "http/1.0"
+        """Chunked or, for HTTP/1.0, raw; TLS wires are sent to in another way."""
+        return ("https" if self.wire.secure else "http") + ("/1.1" if self.link.chunked else "/1.0")
 
     @property
     def pending(self) -> int:
@@ -57,7 +59,7 @@ class Http1Outlet(BufferedOutlet):
 
     def open_lane(self) -> Lane:
         """A lane for this framing."""
-        return Http1Lane(chunked=self.link.chunked)
+        return Http1Lane(self.wire.sender[0], chunked=self.link.chunked)
 
     def start(self, status: int, headers: Sequence[Header], first: bytes = b"") -> None:
         """Write the head at once, and with it the first bytes of the body."""
@@ -129,11 +131,14 @@ class Http1Outlet(BufferedOutlet):
 class Http1Lane:
     """Subscribers that get the same bytes: those with room in one tight loop, those behind into their backlogs."""
 
-    __slots__ = ("_chunked", "_clear", "_lagging")
+    __slots__ = ("_chunked", "_clear", "_lagging", "_send")
 
-    def __init__(self, *, chunked: bool) -> None:
+    def __init__(self, send: Send, *, chunked: bool) -> None:
+        """``send`` is the function of `Wire.sender`, the same for all of the lane."""
         self._chunked = chunked
-        self._clear: dict[Http1Outlet, Callable[[bytes], int]] = {}
+        self._send = send
+        self._clear: dict[Any, Http1Outlet] = {}
+        """By what ``send`` is called with."""
         self._lagging: dict[Http1Outlet, None] = {}
 
     def __len__(self) -> int:
@@ -147,40 +152,47 @@ class Http1Lane:
         if outlet.behind:
             self._lagging[outlet] = None
         else:
-            self._clear[outlet] = outlet.wire.send
+            self._clear[outlet.wire.sender[1]] = outlet
 
     def lag(self, outlet: Http1Outlet) -> None:
         """It is behind from now on."""
-        if self._clear.pop(outlet, None) is not None:
+        if self._clear.pop(outlet.wire.sender[1], None) is not None:
             self._lagging[outlet] = None
 
     def discard(self, outlet: Outlet) -> None:
         """It hears no more."""
         assert isinstance(outlet, Http1Outlet)
         outlet.lane = None
-        self._clear.pop(outlet, None)
+        self._clear.pop(outlet.wire.sender[1], None)
         self._lagging.pop(outlet, None)
 
     def write(self, blocks: Sequence[bytes]) -> int:
         """Frame once; one system call for each outlet that has room."""
         data = _frame(b"".join(blocks), chunked=self._chunked)
-        size = len(data)
-        stuck: list[tuple[Http1Outlet, int]] = []
         lagging = tuple(self._lagging)
-        for outlet, send in self._clear.items():
-            try:
-                taken = send(data)
-            except BlockingIOError:
-                taken = 0
-            except OSError:
-                taken = _BROKEN
-            if taken != size:
-                stuck.append((outlet, taken))
-        for outlet, taken in stuck:
-            outlet.stuck(data, taken)
+        taken = self._send_to_all(data)
+        if sum(taken) != len(data) * len(taken):  # nobody takes more than there is
+            outlets = zip(tuple(self._clear.values()), taken, strict=True)
+            for outlet, count in outlets:
+                if count != len(data):
+                    outlet.stuck(data, count)
         for outlet in lagging:
             outlet.write(blocks)
         return len(self._clear) + len(self._lagging)
+
+    def _send_to_all(self, data: bytes) -> list[int]:
+        """How many bytes each of those with room has taken, in their order; −1 and `_BROKEN` as `Wire.sender` says."""
+        taken: list[int] = []
+        rest = iter(self._clear)
+        while True:
+            try:
+                taken.extend(map(self._send, rest, repeat(data)))
+            except BlockingIOError:  # what came before it stands in the list, and the iterator goes on behind it
+                taken.append(0)
+            except OSError:
+                taken.append(_BROKEN)
+            else:
+                return taken
 
 
 def _frame(payload: bytes, *, chunked: bool) -> bytes:

@@ -16,9 +16,11 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import trio
+
+Send: TypeAlias = Callable[[Any, bytes], int]
 
 RECEIVE: Final = 65536
 HIGH_WATER: Final = 262144
@@ -43,7 +45,6 @@ class Wire:
         "on_closed",
         "on_room",
         "pending",
-        "send",
         "sock",
         "spawn",
     )
@@ -67,14 +68,21 @@ class Wire:
         if context is not None:
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self.send: Callable[[bytes], int] = sock.send if context is None else self._send_tls
-        """The quick way, for a wire without pending bytes: returns how many bytes were taken, −1 where all were
-        accepted but some are pending; raises `BlockingIOError` where none were. `rest` takes up what was left."""
 
     @property
     def secure(self) -> bool:
         """Whether TLS is spoken."""
         return self._tls is not None
+
+    @property
+    def sender(self) -> tuple[Send, Any]:
+        """The quick way, for a wire without pending bytes: a function, the same for all wires that are alike, and what
+        it is called with before the bytes.
+
+        It returns how many bytes were taken, −1 where all were accepted but some are pending; raises `BlockingIOError`
+        where none were. `rest` takes up what was left.
+        """
+        return (socket.socket.send, self.sock) if self._tls is None else (Wire._send_tls, self)
 
     # ------------------------------------------------------------------ in
 
@@ -146,7 +154,8 @@ class Wire:
             if self.pending:
                 self._enqueue(data if self._tls is None else self._encrypt(data))
             else:
-                self.rest(data, self.send(data))
+                send, by = self.sender
+                self.rest(data, send(by, data))
         except BlockingIOError:
             self.rest(data, 0)
         except OSError:

@@ -33,7 +33,7 @@ def route(keys: str, environ: dict[str, str] | None = None) -> Route:
 def test_an_empty_file_is_all_defaults() -> None:
     config = read("")
     assert [url.get_secret_value() for url in config.broker.url] == ["amqp://guest:guest@localhost:5672/"]
-    assert (config.broker.tls, config.broker.heartbeat) == (None, 30.0)
+    assert (config.broker.tls, config.broker.heartbeat, config.broker.gather) == (None, 30.0, 0.002)
     assert config.broker.reconnect == Reconnect(min=0.5, max=30.0)
     assert config.listen == [Listener(bind="0.0.0.0:8080")]
     assert (config.admin.bind, config.admin.publish) == ("127.0.0.1:9400", False)

@@ -45,7 +45,7 @@ ROUTE = "routes: [{path: /e, exchange: x, "
 @pytest.mark.parametrize(
     "text",
     [
-        "broker: {url: amqp://h/, heartbeat: 30s, reconnect: {min: 500ms}}",
+        "broker: {url: amqp://h/, heartbeat: 30s, reconnect: {min: 500ms}, gather: 0s}",
         "broker: {url: ['amqp://h/', 'amqps://h/'], tls: {}}",
         "admin: {publish: '${P:-true}', bind: 'unix:/run/a.sock'}",
         "drain: {within: '${W:-1.5m}'}",
