@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from sidecar.amqp import FieldValue
-from sidecar.broker.port import BrokerRefused, StreamQueue, WorkQueue
+from sidecar.broker.port import BrokerAway, BrokerRefused, StreamQueue, WorkQueue
 
 _INEQUIVALENT: Final = re.compile(r"inequivalent arg '[^']*' for queue '[^']*'")
 
@@ -47,6 +47,14 @@ def missing(name: str) -> BrokerRefused:
 def no_stream(name: str) -> BrokerRefused:
     """A queue of another type has the name."""
     return BrokerRefused(f"queue '{name}' exists and is no stream: name another, or delete it")
+
+
+def no_replica(name: str) -> BrokerAway:
+    """The node of a cluster that answers cannot read the stream; it may be able to soon, or another may."""
+    return BrokerAway(
+        f"this node has no running replica of stream '{name}': name one that has in broker.url, or add one "
+        "(rabbitmq-streams add_replica)"
+    )
 
 
 def inequivalent(name: str, argument: str, received: object, current: object) -> BrokerRefused:

@@ -32,7 +32,7 @@ from sidecar.broker.port import (
     StreamQueue,
     WorkQueue,
 )
-from sidecar.broker.queues import no_stream, queue_arguments, stream_arguments, with_way_out
+from sidecar.broker.queues import no_replica, no_stream, queue_arguments, stream_arguments, with_way_out
 from sidecar.broker.taps import declare, never
 
 
@@ -190,7 +190,13 @@ async def open_reader(reader: Consuming, link: Link, offset: Offset, window: int
         await reader.open(link)
         await reader.consume(window, arguments)
     except aiormq.exceptions.ChannelPreconditionFailed as error:
-        raise no_stream(reader.queue) if "x-stream-offset" in words(error) else translated(error) from error
+        raise _unreadable(reader.queue, error) from error
+
+
+def _unreadable(stream: str, error: aiormq.exceptions.AMQPError) -> BrokerError:
+    if "x-stream-offset" in words(error):
+        return no_stream(stream)
+    return no_replica(stream) if "replica on the local node" in words(error) else translated(error)
 
 
 async def open_consumer(consumer: Consuming, link: Link, queue: WorkQueue, prefetch: int) -> None:

@@ -48,28 +48,42 @@ ssl_options.keyfile = {key}
 ssl_options.verify = verify_peer
 ssl_options.fail_if_no_peer_cert = false
 """
+CLUSTER_CONFIG = """\
+cluster_formation.peer_discovery_backend = classic_config
+cluster_formation.classic_config.nodes.1 = {other}
+cluster_formation.classic_config.nodes.2 = {own}
+"""
 
 
 class RabbitNode:
     """One RabbitMQ node on 127.0.0.1; user and password are guest."""
 
     def __init__(
-        self, directory: Path, certificates: Certificates | None = None, *, vhosts_at_once: int = VHOSTS_AT_ONCE
+        self,
+        directory: Path,
+        certificates: Certificates | None = None,
+        *,
+        vhosts_at_once: int = VHOSTS_AT_ONCE,
+        joins: RabbitNode | None = None,
     ) -> None:
+        """``joins``: another node, whose cluster this one joins at its first start."""
         if not (BIN / "rabbitmq-server").exists() or shutil.which("erl") is None:
             raise RuntimeError("RabbitMQ is not installed: apt-get install rabbitmq-server")
         self.directory = directory
         self.port, self.tls_port = free_port(), free_port()
-        self._distribution, self._mapper = free_port(), free_port()
-        self._name = f"rabbit{self.port}@localhost"
+        self._distribution, self._mapper = free_port(), joins._mapper if joins else free_port()
+        self._cookie: str = joins._cookie if joins else secrets.token_hex(10).upper()
+        self.name = f"rabbit{self.port}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory / "console.log"
         self._vhosts: list[str] = []
         self._vhosts_at_once = vhosts_at_once
-        self._write(certificates)
+        self._write(certificates, joins)
 
-    def _write(self, certificates: Certificates | None) -> None:
+    def _write(self, certificates: Certificates | None, joins: RabbitNode | None) -> None:
         config = CONFIG.format(port=self.port)
+        if joins is not None:
+            config += CLUSTER_CONFIG.format(other=joins.name, own=self.name)
         if certificates is not None:
             config += TLS_CONFIG.format(
                 port=self.tls_port,
@@ -80,7 +94,7 @@ class RabbitNode:
         (self.directory / "rabbitmq.conf").write_text(config)
         (self.directory / "enabled_plugins").write_text("[].\n")
         cookie = self.directory / ".erlang.cookie"
-        cookie.write_text(secrets.token_hex(10).upper())
+        cookie.write_text(self._cookie)
         cookie.chmod(0o400)
 
     @property
@@ -92,7 +106,7 @@ class RabbitNode:
             "ERL_EPMD_PORT": str(self._mapper),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_NODENAME": self._name,
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(self._distribution),
@@ -173,7 +187,7 @@ class RabbitNode:
     def control(self, *arguments: str) -> str:
         """Run `rabbitmqctl` (about a second) and return what it printed."""
         done = subprocess.run(
-            [BIN / "rabbitmqctl", "-q", "-n", self._name, *arguments],
+            [BIN / "rabbitmqctl", "-q", "-n", self.name, *arguments],
             env=self._environment,
             capture_output=True,
             text=True,

@@ -24,9 +24,9 @@ PATIENCE = 5.0
 class Numbers:
     """The numbers from 1 on, as bodies of messages; `confirmed` is the last one that the broker has."""
 
-    def __init__(self, url: str, *, width: int = 0) -> None:
-        """With a width they are written with so many digits."""
-        self._url = url
+    def __init__(self, *urls: str, width: int = 0) -> None:
+        """With a width they are written with so many digits; of several URLs each break leads to the next."""
+        self._urls = urls
         self._width = width
         self._markers = itertools.count()
         self._changed = threading.Condition()
@@ -34,6 +34,10 @@ class Numbers:
         self.confirmed = 0
         self.breaks = 0
         """How often the connection to the broker has broken."""
+
+    @property
+    def _url(self) -> str:
+        return self._urls[self.breaks % len(self._urls)]
 
     def text(self, number: int) -> str:
         """A number as its message has it."""

@@ -36,7 +36,7 @@ class Replica:
 
     sidecar: Sidecar
 
-    def __init__(self, folder: Path, url: str, routes: list[dict[str, Any]], **more: Any) -> None:
+    def __init__(self, folder: Path, url: str | list[str], routes: list[dict[str, Any]], **more: Any) -> None:
         folder.mkdir()
         self.port, self._admin = free_port(), free_port()
         self._config = folder / "sidecar.yaml"
@@ -103,7 +103,7 @@ def running(*replicas: Replica) -> Iterator[Replica]:
 
 
 @contextlib.contextmanager
-def pair(folder: Path, url: str, **retention: str) -> Iterator[Pair]:
+def pair(folder: Path, url: str | list[str], **retention: str) -> Iterator[Pair]:
     """Two replicas for a block, behind nginx."""
     one, two = (Replica(folder / name, url, routes(**retention)) for name in ("one", "two"))
     servers = " ".join(SERVER.format(replica.port) for replica in (one, two))
