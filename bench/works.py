@@ -288,7 +288,7 @@ class Heartbeats:
 
 @dataclass(frozen=True)
 class Matching:
-    """The hub's index in a process of its own: `bench.micro`."""
+    """What the hub does with a message, in a process of its own: `bench.micro`."""
 
     name: str
     title: str
@@ -300,6 +300,8 @@ class Matching:
         Column("few_fresh_us", "10, new routing keys", 2),
         Column("many_fresh_us", "100 000, new", 2),
         Column("cost_ratio", "worse ratio", 2),
+        Column("few_match_us", "match alone: 10, new", 2),
+        Column("many_match_us", "100 000, new", 2),
     )
 
     def takes(self, server: Server) -> bool:
@@ -448,7 +450,7 @@ def works(quick: bool) -> list[Work]:
         ),
         Flood("h2-flood", "as fast as it goes, 10 × 100 HTTP/2 streams", "h2", h2, h2_flood, flood_seconds, "h1-flood"),
         Nobody("nobody", "messages nobody listens to", 10_000 if quick else 40_000, "nobody"),
-        Matching("match", "one match among 10 or 100 000 binding keys, in process", "match"),
+        Matching("match", "a message that one of 10 or 100 000 binding keys meets, in process", "match"),
         Opening("opening", "opening 1000 HTTP/1.1 streams at once", "h1", Shape(1000, burst=1000), 3, "opening"),
         Proxied("proxy", "small requests to the application behind, 16 connections", 16, seconds, "proxy"),
         Comeback("comeback", "1000 HTTP/1.1 streams back at once, 500 events behind", wide, 500, 20.0, "comeback"),
