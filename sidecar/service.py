@@ -29,7 +29,7 @@ from sidecar.http.explained import Row, explained
 from sidecar.http.gatehouse import Gatehouse
 from sidecar.http.listening import Listening
 from sidecar.http.proxy import Proxy
-from sidecar.http.routes import CompiledRoute, carry_over, compile_routes
+from sidecar.http.routes import CompiledRoute, carry_over, compile_routes, declared
 from sidecar.http.status import RouteStatus, status_of
 from sidecar.http.streams import Streams
 from sidecar.http.subscribe import Offers
@@ -109,6 +109,7 @@ class Service:
                 nursery.start_soon(self.broker.run)
                 self._nursery = nursery
                 if self._crew is not None:
+                    self._hub.collect(declared(self._dispatch.routes))
                     nursery.start_soon(self._crew.run)
                     self._listen(nursery)
                     _log.info("listening", addresses=self.addresses, admin=self.admin_address)
@@ -204,6 +205,8 @@ class Service:
             if proxy is not None:
                 proxy.retire(config.drain.within)
                 self._former = [each for each in (*self._former, proxy) if each.open]
+        if self._crew is not None:
+            self._hub.collect(declared(routes) - declared(self._dispatch.routes))
         self._dispatch = Dispatch(routes, self._streams, self._proxy)
         self._keep_gates(routes)
         self._streams.retire(gone, config.drain.within)

@@ -175,10 +175,6 @@ class MemoryBroker:
             raise BrokerRefused(f"'{queue.name}' is a stream: serve it by a route with stream")
         return kept.queue.consume(sink, prefetch, self._consumer_tag())
 
-    def has_queue(self, name: str) -> bool:
-        """Whether a stream or a queue of this name stands."""
-        return self._store.find(name) is not None
-
     def delete_queue(self, name: str) -> None:
         """Delete a stream or a queue, with what is in it; one that does not stand is no mistake."""
         self._store.delete(name)

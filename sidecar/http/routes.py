@@ -6,7 +6,7 @@ templates, the metrics. For a request a route then says what it wants of the hub
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -153,6 +153,12 @@ def carry_over(old: Sequence[CompiledRoute], new: Sequence[CompiledRoute]) -> li
     for route in set(old).difference(routes):
         route.retired = True
     return routes
+
+
+def declared(routes: Iterable[CompiledRoute]) -> set[StreamQueue]:
+    """The streams that these routes declare."""
+    sources = (route.source for route in routes)
+    return {source for source in sources if isinstance(source, StreamQueue) and source.declare}
 
 
 def _kept(old: CompiledRoute | None, new: CompiledRoute) -> CompiledRoute:

@@ -7,12 +7,12 @@ subscriber has left stays for `LINGER`, so that reconnecting clients do not chur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import structlog
 import trio
 
-from sidecar.broker.port import Broker, BrokerAway, BrokerError, BrokerRefused, Exchange, WorkQueue
+from sidecar.broker.port import Broker, BrokerAway, BrokerError, BrokerRefused, Exchange, StreamQueue, WorkQueue
 from sidecar.deadlines import Deadlines
 from sidecar.hub.exchange import ExchangeSource
 from sidecar.hub.queue import QueueSubscription
@@ -23,6 +23,8 @@ from sidecar.observe.reasons import CloseReason
 
 LINGER = 30.0
 """Seconds that a binding stays after its last subscriber has left."""
+PAUSE = 0.5
+"""Seconds between tries to declare a stream that nobody reads yet."""
 
 _log = structlog.get_logger("sidecar.hub")
 
@@ -48,6 +50,23 @@ class Hub:
     def subscriptions(self) -> Sequence[Subscription]:
         """Every subscription that stands, with subscribers or lingering."""
         return tuple(self._subscriptions.values())
+
+    def collect(self, streams: Iterable[StreamQueue]) -> None:
+        """Have these streams declared and bound once the broker is there: what they collect is there for who comes."""
+        for stream in streams:
+            self.later(self._declare, stream)
+
+    async def _declare(self, stream: StreamQueue) -> None:
+        while True:
+            await self.broker.wait_connected()
+            try:
+                await self.broker.open_stream(stream)
+                return
+            except BrokerRefused as error:  # its first reader will try again
+                _log.warning("a stream does not collect yet", stream=stream.name, problem=str(error))
+                return
+            except BrokerAway:
+                await trio.sleep(PAUSE)
 
     def standing(self, wanted: Wanted) -> Subscription | None:
         """Take a lease on a subscription whose bindings stand already; None where `subscribe` must make it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ from pika.exceptions import UnroutableError
 
 from sidecar.amqp import Properties
 from sidecar.broker.memory import MemoryBroker
-from sidecar.broker.port import Declaration
+from sidecar.broker.port import Broker, Declaration, StreamQueue
 from sidecar.config.load import parse
 from sidecar.service import Service
 from tests.lab import wire
@@ -95,16 +96,28 @@ class Lab:
             self.memory.declare("orders", Declaration("topic"))
         self._publisher = publisher
         self.services: list[Service] = []
+        self._opened = Counter[str]()
+        """How often a sidecar had declared and bound each stream."""
 
     async def start(self, url: str | None = None) -> Service:
         """Start a sidecar, and wait until its broker is there."""
         config = parse(ROUTES % {"url": url or self.url}, "sidecar.yaml", Path())
         service = Service(config, broker=self.memory)
+        self._note_opened(service.broker)
         await self.nursery.start(service.run)
         with trio.fail_after(PATIENCE):
             await service.broker.wait_connected()
         self.services.append(service)
         return service
+
+    def _note_opened(self, broker: Broker) -> None:
+        open_stream = broker.open_stream
+
+        async def noted(stream: StreamQueue) -> None:
+            await open_stream(stream)
+            self._opened[stream.name] += 1
+
+        setattr(broker, "open_stream", noted)  # noqa: B010 - a method is assigned
 
     async def stop(self, service: Service) -> None:
         """End a sidecar, as SIGTERM does."""
@@ -174,12 +187,17 @@ class Lab:
             assert self.memory is not None
             self.memory.delete_queue(name)
 
-    def declared(self, name: str) -> bool:
-        """Whether a stream or a queue stands."""
-        if self._publisher is not None:
-            return self._publisher.queue_exists(name)
-        assert self.memory is not None
-        return self.memory.has_queue(name)
+    async def recreate(self, stream: str) -> None:
+        """Delete a stream, and return when a sidecar has declared and bound it again."""
+        before = self._opened[stream]
+        self.delete(stream)
+        await self.collecting(stream, before)
+
+    async def collecting(self, stream: str, before: int = 0) -> None:
+        """Return when a sidecar has declared and bound a stream more often than ``before``."""
+        with trio.fail_after(PATIENCE):
+            while self._opened[stream] <= before:  # noqa: ASYNC110 - nobody is told
+                await trio.sleep(0.01)
 
 
 @pytest.fixture(params=["memory", "rabbitmq"])
