@@ -66,18 +66,20 @@ class Reading:
         if not go_on:
             self._enough.set()
 
-    async def hand_on(self, deliver: Callable[[Sequence[Delivery]], bool]) -> None:
-        """From now on hand everything on at once, also what has been kept, until ``deliver`` says False.
-
-        Raises `BrokerError` at the end.
-        """
+    def hand_on(self, deliver: Callable[[Sequence[Delivery]], bool]) -> None:
+        """From now on hand everything on at once, also what has been kept, until ``deliver`` says False."""
         self._hand_on, self._enough = deliver, trio.Event()
         kept, self._arrived = self._arrived, []
         if kept:
             self.deliver(kept)
-        await self._enough.wait()
+
+    async def handed_on(self, seconds: float) -> bool:
+        """Wait so long for ``deliver`` to say False; returns whether it did. Raises `BrokerError` at the end."""
+        with trio.move_on_after(seconds):
+            await self._enough.wait()
         if self._error is not None:
             raise self._error
+        return self._enough.is_set()
 
     def ended(self, error: BrokerError) -> None:
         """`next` raises it, once everything that has arrived was taken."""

@@ -8,6 +8,8 @@ stream; another one means that the stream was deleted and made anew. Clients tha
 
 A broker does not say that a stream is empty, or shorter than it was: nothing comes, as from a slow one. So silence
 alone is never taken for a new stream; only silence at our place together with a message at the stream's beginning is.
+Nor does it say that retention has overtaken its own reading while that had to wait for us: RabbitMQ 3.10 may then look
+for a segment that is gone, and never send anything more. So after many messages, silence is compared with the end.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from sidecar.broker.port import Binding, BrokerAway, BrokerError, BrokerRefused,
 from sidecar.cursor import Cursor, check_of, offset_of, tag_of
 from sidecar.hub.batch import Batch
 from sidecar.hub.hearers import Hearers
-from sidecar.hub.reading import Reading, before_leap, reading
+from sidecar.hub.reading import WINDOW, Reading, before_leap, reading
 from sidecar.hub.ring import Ring
 from sidecar.hub.source import Ground
 from sidecar.hub.subscription import Subscription, Wanted
@@ -41,6 +43,8 @@ EMPTY_AFTER: Final = 0.5
 """Seconds without a message after which a stream counts as empty, at the start."""
 SETTLE: Final = 0.05
 """Seconds without a message after which a stream's end counts as reached, at the start."""
+QUIET: Final = 2.0
+"""Seconds without a message after which the live reader's place is compared with the stream's end, once."""
 PATIENCE: Final = 2.0
 """Seconds to wait for a message that should exist."""
 REACH: Final = 0.25
@@ -79,6 +83,9 @@ class StreamSource:
         self._hearers = Hearers(self.type_of)
         self._stands = -1
         """The place at which a reading has begun: however far the next message is, nothing between was cut off."""
+        self._unwatched = 0
+        """Messages since the live reader was last known to keep up."""
+        self._looked_at = self.cursor
         self._anew = False
         self._doubtful = False
         self._failures = 0
@@ -195,7 +202,28 @@ class StreamSource:
         async with self._read("last") as read:
             await self._settle(read)
             self._ready.set()
-            await read.hand_on(self._follow_on)
+            await self._hand_on(read)
+
+    async def _hand_on(self, read: Reading) -> None:
+        """Follow a reading, until it must be looked at what stands there."""
+        read.hand_on(self._follow_on)
+        while not await read.handed_on(QUIET):
+            if await self._stands_still():
+                _log.warning("a reading of a stream stands still and is begun again", stream=self.spec.name)
+                return
+
+    async def _stands_still(self) -> bool:
+        """Whether the broker has stopped sending in silence, though there is more.
+
+        Only where it has had to wait for credit can it have been overtaken, so few messages cost no question.
+        """
+        before, self._looked_at = self._looked_at, self.cursor
+        if self._unwatched < WINDOW or before != self.cursor:
+            return False
+        self._unwatched = 0
+        async with self._read("last") as read:
+            newest = await read.within(PATIENCE)
+        return bool(newest) and offset_of(newest[0]) > self.cursor.offset
 
     async def _settle(self, read: Reading) -> None:
         """Take in the last chunk, without telling anybody: all of it was published before we came."""
@@ -219,7 +247,7 @@ class StreamSource:
         closely = self._follow_on(arrived if verdict or last.offset < 0 else arrived[1:])
         read.done(count)
         if closely:
-            await read.hand_on(self._follow_on)
+            await self._hand_on(read)
 
     async def _doubt(self) -> None:
         """Nothing stands at our place. Where anything stands in the stream at all, and still not there, it is new."""
@@ -262,6 +290,7 @@ class StreamSource:
         last = deliveries[-1]
         self.cursor = Cursor(self.tag, offset_of(last), check_of(last))
         self._anew, self._failures = False, 0
+        self._unwatched += len(deliveries)
 
     def _follow_on(self, deliveries: Sequence[Delivery]) -> bool:
         """Deliver; False where retention may have overtaken the reader, so that it must look what stands there."""

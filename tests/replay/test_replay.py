@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from sidecar.broker.port import Broker, Offset, Reader, ReadSink
+from sidecar.amqp import Delivery
+from sidecar.broker.port import Broker, BrokerError, Offset, Reader, ReadSink
 from tests.lab import wire
 from tests.replay.conftest import PATIENCE, Lab
 
@@ -531,6 +532,40 @@ async def test_a_slow_http2_stream_loses_nothing(lab: Lab) -> None:
     await lab.publish("end")
     await slow.response.until(lambda response: response.data[-1] == "end")
     assert len(slow.response.events) == 201
+
+
+class Muted:
+    """A sink whose broker sends so many messages, and then nothing more."""
+
+    def __init__(self, sink: ReadSink, messages: int) -> None:
+        self._sink = sink
+        self._left = messages
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        passed, self._left = deliveries[: self._left], self._left - len(deliveries[: self._left])
+        if passed:
+            self._sink.deliver(passed)
+
+    def ended(self, error: BrokerError) -> None:
+        self._sink.ended(error)
+
+
+async def test_a_reading_that_stands_still_is_begun_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of RabbitMQ 3.10 may, for ever, once retention has overtaken it."""
+    broker = lab.services[0].broker
+    read, readings = broker.read_stream, list[Offset]()
+
+    async def muted_once(name: str, offset: Offset, sink: ReadSink, **more: Any) -> Reader:
+        readings.append(offset)
+        return await read(name, offset, Muted(sink, 300) if len(readings) == 1 else sink, **more)
+
+    monkeypatch.setattr(broker, "read_stream", muted_once)
+    client = await lab.listen("/all")
+    await lab.publish(*numbers(0, 350))
+    await until(client, *numbers(0, 350))
+    assert readings == ["last", "last", 299]  # the live one, the question for the end, the next live one
+    await lab.publish("end")
+    await until(client, *numbers(0, 350), "end")
 
 
 # In memory
