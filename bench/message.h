@@ -37,8 +37,19 @@ static inline void put_digits(char *at, int digits, uint64_t value) {
     }
 }
 
+/* Eight digits at once, by pairs, then fours, then all (little-endian): of millions of events a second each has 31. */
+static inline uint64_t eight_digits(const char *at) {
+    uint64_t value;
+    memcpy(&value, at, sizeof value);
+    value = (value & 0x0f0f0f0f0f0f0f0f) * 2561 >> 8;
+    value = (value & 0x00ff00ff00ff00ff) * 6553601 >> 16;
+    return (value & 0x0000ffff0000ffff) * 42949672960001 >> 32;
+}
+
 static inline uint64_t get_digits(const char *at, int digits) {
     uint64_t value = 0;
+    for (; digits >= 8; digits -= 8, at += 8)
+        value = value * 100000000 + eight_digits(at);
     while (digits--)
         value = value * 10 + (uint64_t)(*at++ - '0');
     return value;

@@ -7,7 +7,8 @@ beside a thousand system calls even a line of Python for each is felt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -15,8 +16,12 @@ from sidecar.server.outlet import BufferedOutlet, Header
 
 if TYPE_CHECKING:
     from sidecar.hub.port import Lane, Outlet
-    from sidecar.server.wire import Send, Wire
+    from sidecar.server.wire import Wire
 
+SEALED: Final = 64
+"""TLS connections whose bytes are encrypted before they are sent."""
+SEALED_BYTES: Final = 262144
+"""Bytes that are, where they are many for each."""
 _BROKEN: Final = -2
 
 
@@ -59,7 +64,7 @@ class Http1Outlet(BufferedOutlet):
 
     def open_lane(self) -> Lane:
         """A lane for this framing."""
-        return Http1Lane(self.wire.sender[0], chunked=self.link.chunked)
+        return Http1Lane(chunked=self.link.chunked, secure=self.wire.secure)
 
     def start(self, status: int, headers: Sequence[Header], first: bytes = b"") -> None:
         """Write the head at once, and with it the first bytes of the body."""
@@ -131,15 +136,18 @@ class Http1Outlet(BufferedOutlet):
 class Http1Lane:
     """Subscribers that get the same bytes: those with room in one tight loop, those behind into their backlogs."""
 
-    __slots__ = ("_chunked", "_clear", "_lagging", "_send")
+    __slots__ = ("_chunked", "_clear", "_lagging", "_secure")
 
-    def __init__(self, send: Send, *, chunked: bool) -> None:
-        """``send`` is the function of `Wire.sender`, the same for all of the lane."""
+    def __init__(self, *, chunked: bool, secure: bool = False) -> None:
+        """``secure``: all of the lane speak TLS; else none does."""
         self._chunked = chunked
-        self._send = send
+        self._secure = secure
         self._clear: dict[Any, Http1Outlet] = {}
-        """By what ``send`` is called with."""
+        """By socket; by wire where TLS is spoken."""
         self._lagging: dict[Http1Outlet, None] = {}
+
+    def _way(self, outlet: Http1Outlet) -> Any:
+        return outlet.wire if self._secure else outlet.wire.sock
 
     def __len__(self) -> int:
         return len(self._clear) + len(self._lagging)
@@ -152,18 +160,18 @@ class Http1Lane:
         if outlet.behind:
             self._lagging[outlet] = None
         else:
-            self._clear[outlet.wire.sender[1]] = outlet
+            self._clear[self._way(outlet)] = outlet
 
     def lag(self, outlet: Http1Outlet) -> None:
         """It is behind from now on."""
-        if self._clear.pop(outlet.wire.sender[1], None) is not None:
+        if self._clear.pop(self._way(outlet), None) is not None:
             self._lagging[outlet] = None
 
     def discard(self, outlet: Outlet) -> None:
         """It hears no more."""
         assert isinstance(outlet, Http1Outlet)
         outlet.lane = None
-        self._clear.pop(outlet.wire.sender[1], None)
+        self._clear.pop(self._way(outlet), None)
         self._lagging.pop(outlet, None)
 
     def write(self, blocks: Sequence[bytes]) -> int:
@@ -181,18 +189,41 @@ class Http1Lane:
         return len(self._clear) + len(self._lagging)
 
     def _send_to_all(self, data: bytes) -> list[int]:
-        """How many bytes each of those with room has taken, in their order; −1 and `_BROKEN` as `Wire.sender` says."""
+        """How many bytes each of those with room has taken, in their order; −1 and `_BROKEN` as for `Wire.send`."""
+        return self._send_sealed(data) if self._secure else _send_each(self._clear, repeat(data))
+
+    def _send_sealed(self, data: bytes) -> list[int]:
+        """The same over TLS: first some are encrypted, then these are sent.
+
+        By turns each would find the processor's caches full of the other's code, which is a fifth of the cost.
+        """
         taken: list[int] = []
-        rest = iter(self._clear)
-        while True:
-            try:
-                taken.extend(map(self._send, rest, repeat(data)))
-            except BlockingIOError:  # what came before it stands in the list, and the iterator goes on behind it
-                taken.append(0)
-            except OSError:
-                taken.append(_BROKEN)
-            else:
-                return taken
+        wires: tuple[Wire, ...] = tuple(self._clear)
+        step = max(1, min(SEALED, SEALED_BYTES // len(data)))
+        for begin in range(0, len(wires), step):
+            some = wires[begin : begin + step]
+            sealed = [wire.seal(data) for wire in some]
+            counts = _send_each([wire.sock for wire in some], sealed)
+            for wire, ciphertext, count in zip(some, sealed, counts, strict=True):
+                if count != _BROKEN:
+                    count = len(data) if wire.sealed_taken(ciphertext, count) else -1
+                taken.append(count)
+        return taken
+
+
+def _send_each(socks: Iterable[socket.socket], parts: Iterable[bytes]) -> list[int]:
+    """Call `send` of each socket with its part: how much each has taken, 0 if it is full, `_BROKEN` if it is gone."""
+    taken: list[int] = []
+    calls = map(socket.socket.send, socks, parts)
+    while True:
+        try:
+            taken.extend(calls)
+        except BlockingIOError:  # what came before it stands in the list, and the next call is the one behind it
+            taken.append(0)
+        except OSError:
+            taken.append(_BROKEN)
+        else:
+            return taken
 
 
 def _frame(payload: bytes, *, chunked: bool) -> bytes:

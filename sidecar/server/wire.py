@@ -16,11 +16,9 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import trio
-
-Send: TypeAlias = Callable[[Any, bytes], int]
 
 RECEIVE: Final = 65536
 HIGH_WATER: Final = 262144
@@ -74,15 +72,11 @@ class Wire:
         """Whether TLS is spoken."""
         return self._tls is not None
 
-    @property
-    def sender(self) -> tuple[Send, Any]:
-        """The quick way, for a wire without pending bytes: a function, the same for all wires that are alike, and what
-        it is called with before the bytes.
-
-        It returns how many bytes were taken, −1 where all were accepted but some are pending; raises `BlockingIOError`
-        where none were. `rest` takes up what was left.
+    def send(self, data: bytes) -> int:
+        """The quick way, for a wire without pending bytes: returns how many bytes were taken, −1 where all were
+        accepted but some are pending; raises `BlockingIOError` where none were. `rest` takes up what was left.
         """
-        return (socket.socket.send, self.sock) if self._tls is None else (Wire._send_tls, self)
+        return self.sock.send(data) if self._tls is None else self._send_tls(data)
 
     # ------------------------------------------------------------------ in
 
@@ -154,8 +148,7 @@ class Wire:
             if self.pending:
                 self._enqueue(data if self._tls is None else self._encrypt(data))
             else:
-                send, by = self.sender
-                self.rest(data, send(by, data))
+                self.rest(data, self.send(data))
         except BlockingIOError:
             self.rest(data, 0)
         except OSError:
@@ -181,18 +174,26 @@ class Wire:
         return self._outgoing.read()
 
     def _send_tls(self, data: bytes) -> int:
-        ciphertext = self._encrypt(data)
-        if self.pending:  # the answer to a key update, say: what stands in the queue goes first
-            self._enqueue(ciphertext)
-            return -1
+        ciphertext = self.seal(data)
         try:
             taken = self.sock.send(ciphertext)
         except BlockingIOError:
             taken = 0
-        if taken == len(ciphertext):
-            return len(data)
-        self._enqueue(memoryview(ciphertext)[taken:])
-        return -1
+        return len(data) if self.sealed_taken(ciphertext, taken) else -1
+
+    def seal(self, data: bytes) -> bytes:
+        """Encrypt; what is returned is to be sent at once, and `sealed_taken` to be told how that went."""
+        ciphertext = self._encrypt(data)
+        if self.pending:  # the answer to a key update, say: what stands in the queue goes first
+            self._enqueue(ciphertext)
+            return b""
+        return ciphertext
+
+    def sealed_taken(self, ciphertext: bytes, taken: int) -> bool:
+        """Queue what was not taken of what `seal` returned; returns whether nothing is pending."""
+        if taken < len(ciphertext):
+            self._enqueue(memoryview(ciphertext)[taken:])
+        return not self.pending
 
     def _push_ciphertext(self) -> None:
         ciphertext = self._outgoing.read()

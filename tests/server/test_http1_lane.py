@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+import trio
 
 from sidecar.backlog import Backlog
 from sidecar.server.http1 import Http1Lane, Http1Outlet
 from sidecar.server.outlet import Header
 from sidecar.server.wire import Wire
+from tests.lab.certificates import Certificates
+from tests.server.test_wire import encrypted, receive_exactly
 
 BLOCK = b"data: a block\n\n"
 CHUNK = b"f\r\n" + BLOCK + b"\r\n"
@@ -22,15 +27,23 @@ class Beneath:
 
     chunked = True
 
-    def __init__(self) -> None:
-        ours, self.client = socket.socketpair()
-        ours.setblocking(False)
-        self.client.setblocking(False)
-        self.wire = Wire(ours)
+    client: socket.socket
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
         self.spawned = 0
-        self.wire.spawn = self._spawn
         self.outlet = Http1Outlet(self)
-        self.outlet.backlog = Backlog(10, 10_000, "disconnect")
+        self.outlet.backlog = Backlog(100, 1_000_000, "disconnect")
+        wire.on_room = self.outlet._refill  # as `start` would
+
+    @classmethod
+    def plain(cls) -> Beneath:
+        ours, client = socket.socketpair()
+        ours.setblocking(False)
+        client.setblocking(False)
+        beneath = cls(Wire(ours))
+        beneath.client, beneath.wire.spawn = client, beneath._spawn
+        return beneath
 
     def _spawn(self, *_: object) -> None:
         self.spawned += 1
@@ -61,7 +74,7 @@ class Beneath:
 
 @pytest.fixture
 async def five() -> AsyncIterator[list[Beneath]]:
-    beneath = [Beneath() for _ in range(5)]
+    beneath = [Beneath.plain() for _ in range(5)]
     yield beneath
     for each in beneath:
         each.wire.close()
@@ -128,4 +141,26 @@ async def test_what_was_taken_in_part_goes_on_where_it_stopped(five: list[Beneat
 
 
 async def test_the_empty_lane_writes_to_nobody() -> None:
-    assert Http1Lane(socket.socket.send, chunked=True).write([BLOCK]) == 0
+    assert Http1Lane(chunked=True).write([BLOCK]) == 0
+
+
+async def test_over_tls_nobody_hears_another_order_and_who_stalls_stalls_alone(certificates: Certificates) -> None:
+    """Records are numbered (RFC 8446 §5.3): one encrypted and not sent in its turn would end the connection."""
+    async with contextlib.AsyncExitStack() as stack:
+        ends = [await stack.enter_async_context(encrypted(certificates, ssl.TLSVersion.TLSv1_3)) for _ in range(3)]
+        beneath = [Beneath(wire) for wire, _ in ends]
+        lane = lane_of(beneath)
+        blocks = [b"data: %d %s\n\n" % (number, b"x" * 2000) for number in range(60)]
+        for block in blocks:
+            assert lane.write([block]) == 3
+            for _, client in (ends[0], ends[2]):
+                chunk = b"%x\r\n%b\r\n" % (len(block), block)
+                assert await receive_exactly(client, len(chunk)) == chunk
+        assert [each.outlet.behind for each in beneath] == [False, True, False]
+        received = b""
+        with trio.fail_after(10):
+            while received.count(b"\n\n") < len(blocks):
+                received += await ends[1][1].receive_some(65536)
+        assert b"".join(re.split(rb"(?:^|\r\n)[0-9a-f]+\r\n", received)).rstrip(b"\r\n") == b"".join(blocks).rstrip()
+        assert lane.write([BLOCK]) == 3
+        assert (await receive_exactly(ends[0][1], len(CHUNK))) == CHUNK
