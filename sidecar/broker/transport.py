@@ -16,7 +16,6 @@ peer that fell silent must be noticed whoever waits for what: so silence is coun
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
@@ -50,7 +49,7 @@ async def open_stream(host: str, port: int, context: ssl.SSLContext | None) -> t
 
     Raises OSError, or trio.BrokenResourceError caused by an ssl.SSLError. The caller holds the timeout.
     """
-    stream = Waiting(await trio.open_tcp_stream(host, port))
+    stream = await trio.open_tcp_stream(host, port)
     if context is None:
         return stream
     secured = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
@@ -60,52 +59,6 @@ async def open_stream(host: str, port: int, context: ssl.SSLContext | None) -> t
         await trio.aclose_forcefully(secured)
         raise
     return secured
-
-
-class Waiting(trio.abc.Stream):
-    """A TCP stream that waits before it reads, where trio's own reads before it waits.
-
-    Between two messages nothing is there, so a first try fails: a system call and an exception for each message that
-    comes alone. (Only what filled the buffer is read on at once.)
-    """
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self._full = False
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return what is there, waiting for the first of it; ``b""`` at the end."""
-        wanted = max_bytes or READ_SIZE
-        if self._full:
-            data = bytes(await self._stream.receive_some(wanted))
-        else:
-            data = await self._wait_and_receive(wanted)
-        self._full = len(data) == wanted
-        return data
-
-    async def _wait_and_receive(self, wanted: int) -> bytes:
-        sock = self._stream.socket
-        try:
-            while True:
-                await trio.lowlevel.wait_readable(sock)
-                try:
-                    return os.read(sock.fileno(), wanted)
-                except BlockingIOError:
-                    continue
-        except OSError as error:
-            raise trio.BrokenResourceError(f"cannot read: {error}") from error
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of it."""
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until there may be room."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        """Close the socket."""
-        await self._stream.aclose()
 
 
 async def connect(url: URL, transport: Transport, client_properties: dict[str, Any]) -> Connection:

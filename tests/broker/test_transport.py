@@ -180,11 +180,8 @@ async def test_messages_are_gathered_where_delivering_is_work_and_else_are_not(
         began = trio.current_time()
         await trio.sleep(1)
         seam.transport.abort("done")
-        assert seam.batches[3:] == [
-            [b"4"],
-            [b"5"],
-            [b"6", b"7"],
-        ]  # at the first nobody knew that others would come so soon
+        # At the first nobody knew that others would come so soon.
+        assert seam.batches[3:] == [[b"4"], [b"5"], [b"6", b"7"]]
         assert seam.delivered_at <= began + GATHER + 0.001
 
 

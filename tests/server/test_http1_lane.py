@@ -26,7 +26,6 @@ class Beneath:
     """The connection below an outlet, over a socket pair."""
 
     chunked = True
-
     client: socket.socket
 
     def __init__(self, wire: Wire) -> None:
@@ -128,7 +127,6 @@ async def test_several_at_once(five: list[Beneath]) -> None:
 async def test_what_was_taken_in_part_goes_on_where_it_stopped(five: list[Beneath]) -> None:
     lane, slow = lane_of(five), five[2]
     large = b"data: %b\n\n" % bytes(range(32, 127)) * 30_000  # more than the buffers of a pair
-    slow.outlet.on_behind = lambda: None
     lane.write([large])
     head = b"%x\r\n" % len(large)
     taken = slow.received()
