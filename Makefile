@@ -59,7 +59,7 @@ image-test: $(VENV)/.development ## build the image and run it by a real engine 
 	$(BIN)/pytest -s tests/image/with_docker.py
 
 longer: lab ## tests that take minutes: 2 GB through the proxy, a rolling restart, chaos, a newer RabbitMQ (root, debootstrap), and h2spec (Go)
-	$(BIN)/pytest tests/longer/with_large_bodies.py tests/longer/with_rolling_restart.py tests/longer/with_chaos.py tests/longer/with_h2spec.py
+	$(BIN)/pytest -o timeout=1800 tests/longer/with_large_bodies.py tests/longer/with_rolling_restart.py tests/longer/with_chaos.py tests/longer/with_h2spec.py
 	$(BIN)/pytest -p tests.lab.newer_rabbitmq -k rabbitmq tests/broker/test_streams.py tests/broker/test_queues.py tests/replay/test_replay.py tests/replay/test_stream_filter.py
 
 clean: ## remove the virtual environment and every cache

@@ -5,11 +5,16 @@ from __future__ import annotations
 import functools
 import http.client
 import ssl
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import h2.config
+import h2.connection
 import pytest
 import trio
+from h2.events import RequestReceived
 from hypothesis import given
 from hypothesis import strategies as st
 from selenium import webdriver
@@ -18,6 +23,7 @@ from tests.lab import wire
 from tests.lab.certificates import Certificates
 from tests.lab.eventstream import Event, Parser
 from tests.lab.nginx import nginx
+from tests.lab.ports import BLOCK, free_port
 
 Handler = Callable[[trio.abc.Stream], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
@@ -80,6 +86,37 @@ async def test_http_1_0_ends_with_the_connection(nursery: trio.Nursery) -> None:
     response = (await wire.open_http1(nursery, address, "/", version="1.0")).response
     assert await response.until_end() == "clean"
     assert response.data == ["a", "b"]
+
+
+async def test_an_answer_is_read_to_its_end_though_goaway_came_in_the_same_read(nursery: trio.Nursery) -> None:
+    async def last_words(stream: trio.abc.Stream) -> None:
+        peer = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        peer.initiate_connection()
+        await stream.send_all(peer.data_to_send())
+        while not any(isinstance(event, RequestReceived) for event in peer.receive_data(await stream.receive_some())):
+            pass
+        peer.send_headers(1, [(":status", "200"), ("content-type", "text/event-stream")])
+        peer.send_data(1, b"data: a\n\n", end_stream=True)
+        peer.close_connection()
+        await stream.send_all(peer.data_to_send())
+
+    connection = await wire.open_http2(nursery, await serve(nursery, last_words))
+    response = (await connection.get("/")).response
+    assert await response.until_end() == "clean"
+    assert response.data == ["a"]
+
+
+def test_no_port_is_given_out_by_two_processes_or_twice_in_a_row() -> None:
+    asking = "from tests.lab.ports import free_port; print(free_port(), flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", asking], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with other:
+        assert other.stdout is not None
+        theirs = int(other.stdout.readline())
+        ours = [free_port() for _ in range(BLOCK)]
+        other.communicate("\n")
+    assert theirs not in ours
+    assert free_port() in ours  # around: a block has no end, wherever in it one began
+    assert len(set(ours)) > BLOCK / 2
 
 
 async def test_waiting_has_an_end_and_says_what_it_saw(nursery: trio.Nursery) -> None:

@@ -365,7 +365,9 @@ class Http2:
             self._advance(event, stream)
 
     def _received(self, event: h2.events.DataReceived, stream: Http2Stream | None) -> None:
-        octets = event.flow_controlled_length
+        # h2 takes no more frames after a GOAWAY, which may have come later in the same read
+        over = self.state.state_machine.state is h2.connection.ConnectionState.CLOSED
+        octets = 0 if over else event.flow_controlled_length
         if octets and self.returning_window:
             self.state.increment_flow_control_window(octets)
         if stream is None:

@@ -9,7 +9,7 @@ import trio
 
 from tests.lab.publisher import Publisher, publishing
 from tests.lab.rabbitmq import RabbitNode
-from tests.replay.conftest import PATIENCE, Lab
+from tests.replay.conftest import KEY, PATIENCE, SMALL, Lab, until_it_publishes
 from tests.replay.relay import Relay
 from tests.replay.test_replay import heard, numbers, reset, until
 
@@ -61,15 +61,15 @@ def streams_stand(url: str) -> bool:
         return other.queue_exists("orders.events") or other.queue_exists("short.events")
 
 
-async def publish(lab: Lab, *bodies: str) -> None:
+async def publish(lab: Lab, *bodies: str, key: str = KEY) -> None:
     """Publish, once the broker is there and its streams are: it confirms and drops what it has for one that is not."""
     broker = lab.services[0].broker
+    await until_it_publishes(broker)
     with trio.fail_after(PATIENCE):
-        await broker.wait_connected()
         while not await trio.to_thread.run_sync(streams_stand, lab.url):  # noqa: ASYNC110
             await trio.sleep(0.05)
         for body in bodies:
-            await broker.publish("orders", "order.1", body.encode())
+            await broker.publish("orders", key, body.encode())
 
 
 async def test_killed_and_started_again(rabbitmq: RabbitNode, lab: Lab) -> None:
@@ -113,7 +113,7 @@ async def test_what_others_publish_while_the_broker_is_away_for_us(
     await remembered.aclose()
     relay.cut()
     for number in numbers(5, 300):
-        publisher.publish("orders", "order.1", number)
+        publisher.publish("orders", KEY, number)
     relay.mend()
     await until(client, *numbers(0, 300))
     await until(await lab.listen("/all", place), *numbers(5, 300))
@@ -136,7 +136,7 @@ async def test_made_anew_while_the_broker_is_away_for_us(
     publisher.queue("orders.events", durable=True, arguments={"x-queue-type": "stream"})
     publisher.bind("orders.events", "orders", "#")
     for number in numbers(100, 100 + count):
-        publisher.publish("orders", "order.1", number)
+        publisher.publish("orders", KEY, number)
     relay.mend()
     told = [reset("recreated"), *numbers(100, 100 + count)]
     await until(client, *numbers(0, 10), *told)
@@ -146,12 +146,12 @@ async def test_made_anew_while_the_broker_is_away_for_us(
 async def test_retention_cuts_while_the_broker_is_away_for_us(lab: Lab, relay: Relay, publisher: Publisher) -> None:
     await lab.start(relay.url)
     client = await lab.listen("/short")
-    await publish(lab, "first")
+    await publish(lab, "first", key=SMALL)
     place = await until(client, "first")
     relay.cut()
     for number in range(400):
-        publisher.publish("orders", "order.1", f"{number:0100}")
-    publisher.publish("orders", "order.1", "end")
+        publisher.publish("orders", SMALL, f"{number:0100}")
+    publisher.publish("orders", SMALL, "end")
     relay.mend()
     await client.response.until(lambda response: "end" in response.data)
     first, told, *left, end = heard(client)
@@ -164,11 +164,11 @@ async def test_retention_cuts_while_the_broker_is_away_for_us(lab: Lab, relay: R
 async def test_overtaken_by_retention_it_says_so(lab: Lab, publisher: Publisher) -> None:
     await lab.start()
     client = await lab.listen("/short")
-    await publish(lab, "first")
+    await publish(lab, "first", key=SMALL)
     await until(client, "first")
     for number in range(600):  # in this thread, so that the sidecar hears nothing of it before the end
-        publisher.publish("orders", "order.1", f"{number:0200}")
-    await publish(lab, "end")
+        publisher.publish("orders", SMALL, f"{number:0200}")
+    await publish(lab, "end", key=SMALL)
     await client.response.until(lambda response: "end" in response.data)
     first, *told, end = heard(client)
     assert (first, end) == ("first", "end")

@@ -10,7 +10,7 @@ import trio
 from tests.lab import wire
 from tests.lab.publisher import publishing
 from tests.lab.rabbitmq import RabbitNode
-from tests.replay.conftest import PATIENCE, Lab
+from tests.replay.conftest import PATIENCE, Lab, until_it_publishes
 from tests.replay.test_replay import numbers
 
 KEY = "to.anna"
@@ -114,8 +114,8 @@ async def test_through_an_outage(mortal_rabbitmq: RabbitNode, nursery: trio.Nurs
     client = await lab.listen("/inbox/anna")
 
     async def publish(*wanted: str) -> None:
+        await until_it_publishes(service.broker)
         with trio.fail_after(PATIENCE):
-            await service.broker.wait_connected()
             for body in wanted:
                 await service.broker.publish("orders", KEY, body.encode())
 

@@ -11,7 +11,7 @@ import trio
 from sidecar.amqp import Delivery
 from sidecar.broker.port import Broker, BrokerError, Offset, Reader, ReadSink
 from tests.lab import wire
-from tests.replay.conftest import PATIENCE, Lab
+from tests.replay.conftest import PATIENCE, SMALL, Lab
 
 
 def numbers(begin: int, end: int) -> list[str]:
@@ -279,14 +279,14 @@ async def test_an_offset_never_reached_is_noticed(lab: Lab) -> None:
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_retention_has_passed_the_place(lab: Lab, restarted: bool) -> None:
     client = await lab.listen("/short")
-    await lab.publish("first")
+    await lab.publish("first", key=SMALL)
     place = await until(client, "first")
     await client.aclose()
-    await lab.publish(*(f"{number:0100}" for number in range(400)))
+    await lab.publish(*(f"{number:0100}" for number in range(400)), key=SMALL)
     if restarted:
         await lab.restart()
         back = await lab.listen("/short", place)
-        await lab.publish("end")
+        await lab.publish("end", key=SMALL)
         await back.response.until(lambda response: "end" in response.data)
         told, *left = heard(back)
         assert told == reset("truncated")
@@ -295,19 +295,19 @@ async def test_retention_has_passed_the_place(lab: Lab, restarted: bool) -> None
         assert left == [*(f"{number:0100}" for number in range(oldest, 400)), "end"]
     else:  # the messages are in this process's memory still
         back = await lab.listen("/short", place)
-        await lab.publish("end")
+        await lab.publish("end", key=SMALL)
         await until(back, *(f"{number:0100}" for number in range(400)), "end")
 
 
 async def test_many_come_back_too_late(lab: Lab) -> None:
     client = await lab.listen("/short")
-    await lab.publish("first")
+    await lab.publish("first", key=SMALL)
     place = await until(client, "first")
     await client.aclose()
-    await lab.publish(*(f"{number:0100}" for number in range(400)))
+    await lab.publish(*(f"{number:0100}" for number in range(400)), key=SMALL)
     await lab.restart()
     clients = [await lab.listen("/short", place) for _ in range(20)]
-    await lab.publish("end")
+    await lab.publish("end", key=SMALL)
     for back in clients:
         await back.response.until(lambda response: "end" in response.data)
         assert heard(back) == heard(clients[0])

@@ -18,7 +18,7 @@ from sidecar.amqp import Delivery
 from sidecar.broker.port import FILTER_VALUE, Broker, BrokerError, Offset, Reader, ReadSink
 from sidecar.hub import resume
 from tests.lab import wire
-from tests.replay.conftest import PATIENCE, Lab
+from tests.replay.conftest import KEY, PATIENCE, SMALL, Lab
 from tests.replay.test_replay import heard, reset, until
 
 RING = 40
@@ -93,11 +93,11 @@ def far(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.hub.landmarks.NEWEST", 20)
 
 
-async def publish(lab: Lab, values: Sequence[str | None], begin: int = 0, padding: str = "") -> None:
+async def publish(lab: Lab, values: Sequence[str | None], begin: int = 0, padding: str = "", key: str = KEY) -> None:
     """Publish a message of each value; its body is a number and who it is for."""
     for number, value in enumerate(values, begin):
         headers = {} if value is None else {FILTER_VALUE: value}
-        await lab.publish(f"{number} {value}{padding}", headers=headers)
+        await lab.publish(f"{number} {value}{padding}", key=key, headers=headers)
 
 
 def bodies(values: Sequence[str | None], *meant: str, begin: int = 0) -> list[str]:
@@ -294,7 +294,7 @@ async def test_retention_cuts_under_a_filtered_reading(lab: Lab, monkeypatch: py
     witness = await lab.listen("/cut")
     values = ["a" if number % 13 == 0 else f"t{number % 40}" for number in range(130)]
     monkeypatch.setattr("sidecar.hub.reading.WINDOW", 10)
-    await publish(lab, values, padding=PADDING)
+    await publish(lab, values, padding=PADDING, key=SMALL)
     await witness.response.until_events(len(values))
     await witness.aclose()
     service = await lab.restart()
@@ -302,7 +302,7 @@ async def test_retention_cuts_under_a_filtered_reading(lab: Lab, monkeypatch: py
     watch = Watch(not lab.filters).over(service.broker, monkeypatch)
 
     async def cut() -> None:
-        await publish(lab, ["a" if number % 13 == 0 else "t0" for number in range(130, 1000)], 130, PADDING)
+        await publish(lab, ["a" if number % 13 == 0 else "t0" for number in range(130, 1000)], 130, PADDING, SMALL)
 
     asked = at_the_first_check(monkeypatch, cut)
     client = await lab.listen("/cut/a", "earliest")
@@ -339,13 +339,13 @@ async def test_recreated_under_a_filtered_reading(lab: Lab, monkeypatch: pytest.
 
 async def test_cut_before_it_came_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     client = await lab.listen("/cut/a")
-    await publish(lab, ["a"], begin=-1)
+    await publish(lab, ["a"], begin=-1, key=SMALL)
     place = await until(client, "-1 a")
     values = ["a" if number % 13 == 0 else f"t{number % 40}" for number in range(800)]
-    await publish(lab, values, padding=PADDING)
+    await publish(lab, values, padding=PADDING, key=SMALL)
     await lab.restart()
     back = await lab.listen("/cut/a", place)
-    await publish(lab, ["a"], begin=900)
+    await publish(lab, ["a"], begin=900, key=SMALL)
     await back.response.until(lambda response: "900 a" in response.data, PATIENCE)
     first, *left = heard(back)
     assert first == reset("truncated")
