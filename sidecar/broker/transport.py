@@ -114,8 +114,10 @@ class Transport(TransportFactory):
         Begin it when the connection is open: during the handshake a heartbeat would be taken for an answer.
         """
         silent = 0
-        while self.ended is None:
+        while True:
             await trio.sleep(heartbeat / 2)
+            if self.ended is not None:
+                return  # the reader has heard the end, and must hear nothing after it
             silent = 0 if self._heard else silent + 1
             if silent >= 4:
                 self.abort(f"nothing was heard of the broker for {2 * heartbeat:g} s")

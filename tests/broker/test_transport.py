@@ -228,3 +228,15 @@ async def test_heartbeats_are_fed_while_anything_is_heard(autojump_clock: trio.t
         assert await seam.aio(reader.read)() == b""
         assert 15 <= trio.current_time() - began <= 20
         assert seam.transport.ended == "nothing was heard of the broker for 20 s"
+
+
+async def test_nothing_is_fed_after_the_end(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio_asyncio.open_loop() as loop, trio.open_nursery() as nursery:
+        seam = Seam(loop)
+        reader, _ = await seam.open()
+        nursery.start_soon(seam.transport.run)
+        nursery.start_soon(seam.transport.watch, 10.0)
+        await seam.peer.send_all(HEARTBEAT)
+        await seam.peer.aclose()
+        await trio.sleep(11)
+        assert await seam.aio(reader.read)() == HEARTBEAT
