@@ -36,12 +36,19 @@ CONNECT_WITHIN: Final = 10.0
 CLOSE_WITHIN: Final = 2.0
 """Seconds for a polite end, before the socket is closed anyway."""
 
+SPARED: Final = 0.25
+"""The share of a connection's channels that consumers of queues leave to taps, streams and declarations."""
+
 _MOST_CHANNELS: Final = 65535
 """Where the broker sets no limit (AMQP 0-9-1 §4.2.3: a channel is a short)."""
 
 PORTS: Final = {"amqp": 5672, "amqps": 5671}
 
 _log = structlog.get_logger("sidecar.broker")
+
+
+class NoChannel(BrokerRefused):
+    """All channels of a connection that one may have are in use (AMQP 0-9-1 §1.4.2.5.1, channel-max)."""
 
 
 def place(url: URL) -> str:
@@ -164,15 +171,19 @@ class Link:
 
     # What follows is asyncio's.
 
-    async def channel(self, *, confirms: bool = False) -> AbstractChannel:
-        """Open a channel (asyncio), with publisher confirms where asked."""
+    async def channel(self, *, confirms: bool = False, sparing: bool = False) -> AbstractChannel:
+        """Open a channel (asyncio), with publisher confirms where asked; `SPARED` of them are not for the `sparing`.
+
+        Raises `NoChannel`.
+        """
         if self._amqp is None or not self.alive:
             raise BrokerAway("the broker is not connected")
         # aiormq's own numbers pass the broker's limit, which costs the whole connection.
         most = self._amqp.connection_tune.channel_max or _MOST_CHANNELS
-        number = next((number for number in range(1, most + 1) if number not in self._amqp.channels), None)
+        last = max(1, round(most * (1 - SPARED))) if sparing else most
+        number = next((number for number in range(1, last + 1) if number not in self._amqp.channels), None)
         if number is None:
-            raise BrokerRefused(f"all {most} channels of the connection are in use: raise the broker's channel_max")
+            raise NoChannel(f"all {last} channels of the connection are in use: raise the broker's channel_max")
         return await self._amqp.channel(number, publisher_confirms=confirms)
 
     def consumer(self, take: Consumer) -> str:

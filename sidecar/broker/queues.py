@@ -49,9 +49,13 @@ def no_stream(name: str) -> BrokerRefused:
     return BrokerRefused(f"queue '{name}' exists and is no stream: name another, or delete it")
 
 
-def no_replica(name: str) -> BrokerAway:
+class NoReplica(BrokerAway):
     """The node of a cluster that answers cannot read the stream; it may be able to soon, or another may."""
-    return BrokerAway(
+
+
+def no_replica(name: str) -> NoReplica:
+    """There is no replica of the stream where we are connected."""
+    return NoReplica(
         f"this node has no running replica of stream '{name}': name one that has in broker.url, or add one "
         "(rabbitmq-streams add_replica)"
     )

@@ -12,6 +12,7 @@ reading from connections that publish, and then a binding must not have to wait 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import random
 import ssl
@@ -29,6 +30,7 @@ from yarl import URL
 from sidecar.amqp import Properties
 from sidecar.broker import readers
 from sidecar.broker.exchanges import check_key
+from sidecar.broker.further import Further
 from sidecar.broker.link import Link, place
 from sidecar.broker.messages import to_pamqp, translated, words
 from sidecar.broker.pace import GATHER, Pace
@@ -94,6 +96,8 @@ class RabbitMQ:
         self._taps: set[RabbitTap] = set()
         self._readings: set[Consuming] = set()
         self._publisher: _Publisher | None = None
+        self._links: Further | None = None
+        self._turns = itertools.cycle(self._urls)
 
     def __repr__(self) -> str:
         return f"<RabbitMQ {', '.join(map(place, self._urls))} {self._problem or 'connected'}>"
@@ -154,18 +158,35 @@ class RabbitMQ:
         self, name: str, offset: Offset, sink: ReadSink, *, window: int, filters: Sequence[str] = ()
     ) -> Consuming:
         """Read a stream."""
-        reader, link = Consuming(name, sink, self._readings.discard), self._live_link()
-        return await self._begin(reader, link, readers.open_reader(reader, link, offset, window, filters))
+        return await self._begin(
+            lambda link: self._begin_on(
+                link,
+                reader := Consuming(name, sink, self._readings.discard),
+                readers.open_reader(reader, link, offset, window, filters),
+            )
+        )
 
     async def consume(self, queue: WorkQueue, sink: ReadSink, *, prefetch: int) -> Consuming:
         """Declare and bind a queue where that is asked, and consume it."""
-        consumer, link = Consuming(queue.name, sink, self._readings.discard), self._live_link()
-        return await self._begin(consumer, link, readers.open_consumer(consumer, link, queue, prefetch))
+        return await self._begin(
+            lambda link: self._begin_on(
+                link,
+                consumer := Consuming(queue.name, sink, self._readings.discard),
+                readers.open_consumer(consumer, link, queue, prefetch),
+            )
+        )
 
-    async def _begin(self, reading: Consuming, link: Link, opening: Coroutine[Any, Any, None]) -> Consuming:
+    async def _begin(self, begin: Callable[[Link], Awaitable[Consuming]]) -> Consuming:
+        """Begin on whichever connection can. Raises `BrokerError`."""
+        self._live_link()
+        assert self._links is not None
+        return await self._links.begin(begin)
+
+    async def _begin_on(self, link: Link, reading: Consuming, opening: Coroutine[Any, Any, None]) -> Consuming:
+        links = self._links
         try:
             await link.call(opening)
-            if link is not self._link:
+            if links is None or self._links is not links or not link.alive:
                 raise BrokerAway(self._problem or "the broker is not connected")
         except BaseException:
             reading.stop()
@@ -221,21 +242,42 @@ class RabbitMQ:
             except BrokerAway:
                 pass
             finally:
-                publisher = self._publisher
+                publisher, links = self._publisher, self._links
                 self._fall(f"{place(url)}: {link.why_ended}" if link.ended.is_set() else "stopped")
                 if publisher is not None:
                     await publisher.aclose()
-                await link.aclose()
+                await (links or link).aclose()
                 nursery.cancel_scope.cancel()
         return True
 
     async def _open(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop, url: URL) -> Link:
         return await Link.open(nursery, loop, url, lambda: tls_context(self._tls), self._heartbeat, Pace(self._gather))
 
+    async def _open_further(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop) -> Link:
+        """One more connection, to the next URL that answers. Raises `BrokerAway`."""
+        for left in reversed(range(len(self._urls))):
+            try:
+                link = await self._open(nursery, loop, next(self._turns))
+            except BrokerAway:
+                if not left:
+                    raise
+            else:
+                nursery.start_soon(self._end_with, link)
+                return link
+        raise AssertionError("there is a URL")
+
+    async def _end_with(self, link: Link) -> None:
+        """End what is read on a further connection together with it."""
+        await link.ended.wait()
+        for reading in tuple(self._readings):
+            if reading.is_on(link):
+                reading.end(BrokerAway(link.why_ended))
+
     async def _stand(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop, url: URL, link: Link) -> None:
         """Make every tap stand, then be connected."""
         self._nursery, self._link = nursery, link
         self._publisher = _Publisher(lambda: self._open(nursery, loop, url))
+        self._links = Further(link, lambda: self._open_further(nursery, loop))
         for tap in tuple(self._taps):
             await self._restore(tap, link)
         self._problem = None
@@ -245,7 +287,7 @@ class RabbitMQ:
         _log.info("connected to the broker", broker=place(url))
 
     def _fall(self, problem: str) -> None:
-        self._link = self._nursery = self._publisher = None
+        self._link = self._nursery = self._publisher = self._links = None
         if self._connected.is_set():
             self._connected = trio.Event()
         self._say(problem)

@@ -10,6 +10,7 @@ where the consumer was cancelled, the broker is asked whether the queue is still
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ from sidecar.broker.port import (
     StreamQueue,
     WorkQueue,
 )
-from sidecar.broker.queues import no_replica, no_stream, queue_arguments, stream_arguments, with_way_out
+from sidecar.broker.queues import NoReplica, no_replica, no_stream, queue_arguments, stream_arguments, with_way_out
 from sidecar.broker.taps import declare, never
 
 
@@ -83,6 +84,10 @@ class Consuming:
         except BrokerError:
             pass
 
+    def is_on(self, link: Link) -> bool:
+        """Whether this is the connection that it consumes on."""
+        return self._link is link
+
     def end(self, error: BrokerError) -> None:
         """Tell the sink, once, that nothing more will come."""
         if not self.over:
@@ -98,10 +103,10 @@ class Consuming:
 
     # What follows is asyncio's, on the link's loop.
 
-    async def open(self, link: Link) -> AbstractChannel:
-        """Open the channel; declare on it what must stand before `consume`."""
+    async def open(self, link: Link, *, sparing: bool = False) -> AbstractChannel:
+        """Open the channel; declare on it what must stand before `consume`. Raises `NoChannel`."""
         self._link = link
-        channel = self._channel = await link.channel()
+        channel = self._channel = await link.channel(sparing=sparing)
         if self.over:  # the caller has given up meanwhile
             await self.close()
         return channel
@@ -176,7 +181,8 @@ async def open_stream(link: Link, stream: StreamQueue) -> None:
     else:
         # Only a consumer's arguments tell a stream from another queue: for others this one is invalid.
         trial = Consuming(stream.name, _Nobody(), lambda _: None)
-        await open_reader(trial, link, "next", 1, ())
+        with contextlib.suppress(NoReplica):  # then it is a stream, and another node can read it
+            await open_reader(trial, link, "next", 1, ())
         trial.stop()
         await trial.close()
 
@@ -201,7 +207,7 @@ def _unreadable(stream: str, error: aiormq.exceptions.AMQPError) -> BrokerError:
 
 async def open_consumer(consumer: Consuming, link: Link, queue: WorkQueue, prefetch: int) -> None:
     """Declare and bind a queue where that is asked, and begin to consume it (asyncio)."""
-    channel = await consumer.open(link)
+    channel = await consumer.open(link, sparing=True)
     if queue.declare:
         await _declare(link, channel, queue.name, queue.durable, queue_arguments(queue), queue.bindings)
     await consumer.consume(prefetch, {})

@@ -30,13 +30,14 @@ async def test_the_brokers_limit_of_channels_costs_nobody_the_connection(broker:
     assert link._amqp is not None
     assert link._amqp.connection_tune.channel_max == 2047
     link._amqp.connection_tune.channel_max = 10
-    await (await broker.consume(WORK, ReadRecorder(), prefetch=1)).aclose()
-    existing = WorkQueue("work")
-    consumers = [await broker.consume(existing, ReadRecorder(), prefetch=1) for _ in range(10)]
+    await broker.open_stream(EVENTS)
+    readers = [await broker.read_stream("events", "first", ReadRecorder(), window=5) for _ in range(12)]
+    assert [reader.is_on(link) for reader in readers] == [True] * 10 + [False] * 2
     with pytest.raises(BrokerRefused, match="all 10 channels of the connection are in use"):
-        await broker.consume(existing, ReadRecorder(), prefetch=1)
-    await consumers[3].aclose()
-    await broker.consume(existing, ReadRecorder(), prefetch=1)
+        await broker.tap(ORDERS, Recorder())
+    await readers[3].aclose()
+    await readers[4].aclose()
+    await broker.tap(ORDERS, Recorder())
     assert broker.connected
 
 

@@ -16,7 +16,7 @@ from tests.lab.cluster import cluster
 from tests.lab.rabbitmq import RabbitNode
 from tests.replay.numbering import STREAM, Numbers
 from tests.replay.replicas import Replica, pair, running
-from tests.replay.returning import ENDED, Returning, heard
+from tests.replay.returning import Returning, heard
 from tests.replay.test_chaos import clients_of, in_thread, runs_of, seeded, told
 
 NO_REPLICA = "this node has no running replica of stream 'elsewhere'"
@@ -89,15 +89,35 @@ async def test_failing_nodes_cost_nobody_a_message(tmp_path: Path, nodes: list[R
             assert replica.sidecar.metric("sidecar_resets_total", route="/numbers", reason="recreated") == 0
 
 
+def on_one_node(node: RabbitNode, stream: str) -> None:
+    """Declare a stream without replicas on other nodes, and publish a message to it."""
+    only = {"x-queue-type": "stream", "x-initial-cluster-size": 1, "x-queue-leader-locator": "client-local"}
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(node.url()))) as connection:
+        channel = connection.channel()
+        channel.queue_declare(stream, durable=True, arguments=only)
+        channel.confirm_delivery()
+        channel.basic_publish("", stream, b"first")
+
+
+async def test_streams_are_read_wherever_a_replica_is(tmp_path: Path, nodes: list[RabbitNode]) -> None:
+    for number, node in enumerate(nodes):
+        on_one_node(node, f"here{number}")
+    routes = [{"path": f"/here{number}", "stream": f"here{number}", "retry": "50ms-200ms"} for number in range(3)]
+    urls = [node.url() for node in nodes]
+    with running(Replica(tmp_path / "one", urls, routes)) as replica, trio.fail_after(WITHIN):
+        clients = [
+            Returning(replica.address, f"/here{number}?last_event_id=earliest", random.Random(1)) for number in range(3)
+        ]
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(client.until, heard("first"))
+        assert [client.heard for client in clients] == [["first"]] * 3
+
+
 async def test_a_node_without_a_replica_is_named_and_the_replica_awaited(
     tmp_path: Path, nodes: list[RabbitNode]
 ) -> None:
-    only = {"x-queue-type": "stream", "x-initial-cluster-size": 1, "x-queue-leader-locator": "client-local"}
-    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(nodes[1].url()))) as connection:
-        channel = connection.channel()
-        channel.queue_declare("elsewhere", durable=True, arguments=only)
-        channel.confirm_delivery()
-        channel.basic_publish("", "elsewhere", b"first")
+    on_one_node(nodes[1], "elsewhere")
     route = {"path": "/elsewhere", "stream": "elsewhere", "retry": "50ms-200ms"}
     add = f'rabbit_stream_queue:add_replica(<<"/">>, <<"elsewhere">>, \'{nodes[0].name}\').'
     with running(Replica(tmp_path / "one", nodes[0].url(), [route])) as replica, trio.fail_after(WITHIN):
@@ -108,4 +128,3 @@ async def test_a_node_without_a_replica_is_named_and_the_replica_awaited(
             assert client.heard == []
             await in_thread(nodes[1].control, "eval", add)
         assert client.heard == ["first"]
-        assert client.visits[ENDED] >= 1
