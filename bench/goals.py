@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.servers import FLOOR, JOINING_FLOOR, NGINX, PEER_SERVERS
+from bench.servers import FLOOR, NGINX, PEER_SERVERS
 from bench.works import Figures
 
 OWN = "sidecar"
@@ -70,6 +70,13 @@ def _to_best_peer(work: str, key: str, best: Callable[[Sequence[float]], float] 
     return value
 
 
+def _of_what_is_handed_over(measured: Measured) -> float:
+    """Messages a second in the flood over the most that the broker handed to anybody who had one stream to serve."""
+    most = max(figures[_RATE] for (work, _), figures in measured.items() if work == "handed-over")
+    flood = measured["h1-flood", OWN]
+    return flood[_RATE] * flood["messages"] / flood["events"] / most
+
+
 _CPU, _MEDIAN, _P99, _RATE = "cpu_us_per_event", "delay_ms_median", "delay_ms_p99", "events_per_second"
 
 GOALS = (
@@ -86,8 +93,8 @@ GOALS = (
     Goal("… p99 delay at most 5 ms", _own("h2", _P99), 5.0),
     Goal("… every event at every stream (not delivered)", _own("h2", "not_delivered"), 0),
     Goal("flood, HTTP/1.1: at least 3 × the best peer's rate", _to_best_peer("h1-flood", _RATE, max), 3.0, True),
-    # Where the broker gives no more: a C loop that joins what came together, and knows nothing else, shows how much.
-    Goal("… at least 0.9 × the floor that joins", _to(("h1-flood", JOINING_FLOOR.name), "h1-flood", _RATE), 0.9, True),
+    # The broker may give no more: as many messages as reach a hundred streams can hardly reach a single one.
+    Goal("… at least 0.9 of the messages that anybody's single stream can get", _of_what_is_handed_over, 0.9, True),
     Goal("… every event at every stream (not delivered)", _own("h1-flood", "not_delivered"), 0),
     Goal("flood, HTTP/2: at least 3 × the best peer's rate", _to_best_peer("h2-flood", _RATE, max), 3.0, True),
     Goal("… every event at every stream (not delivered)", _own("h2-flood", "not_delivered"), 0),

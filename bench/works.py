@@ -152,7 +152,17 @@ class Flood:
                 used = program.cpu() - before
                 published = publisher.wait(0.1)
         figures = _delivered(result, used, result["first_ns"])
-        return {**figures, "published_seconds": published["seconds"] if published else -1.0}
+        waited = published["seconds"] if published else -1.0
+        return {**figures, "messages": self.count, "published_seconds": waited}
+
+
+@dataclass(frozen=True)
+class HandedOver(Flood):
+    """A flood to a single stream: what the broker hands over at most, whoever takes it."""
+
+    def takes(self, server: Server) -> bool:
+        """Whoever consumes from RabbitMQ."""
+        return super().takes(server) and server.fed_by == "amqp"
 
 
 @dataclass(frozen=True)
@@ -436,7 +446,7 @@ class Proxied:
 def works(quick: bool) -> list[Work]:
     """All works, in the order of the table; `quick` shortens them for a look at one change."""
     seconds = 1.5 if quick else 4.0
-    wide, narrow, h2 = Shape(1000), Shape(100), Shape(10, 100)
+    wide, narrow, single, h2 = Shape(1000), Shape(100), Shape(1), Shape(10, 100)
     flood_seconds = 4.0 if quick else 8.0
     h1_flood, h2_flood = (10_000, 2_000) if quick else (40_000, 8_000)
     return [
@@ -448,6 +458,7 @@ def works(quick: bool) -> list[Work]:
         Flood(
             "h1-flood", "as fast as it goes, 100 HTTP/1.1 streams", "h1", narrow, h1_flood, flood_seconds, "h1-flood"
         ),
+        HandedOver("handed-over", "the same, one stream", "h1", single, h1_flood, flood_seconds, "handed-over"),
         Flood("h2-flood", "as fast as it goes, 10 × 100 HTTP/2 streams", "h2", h2, h2_flood, flood_seconds, "h1-flood"),
         Nobody("nobody", "messages nobody listens to", 10_000 if quick else 40_000, "nobody"),
         Matching("match", "a message that one of 10 or 100 000 binding keys meets, in process", "match"),
