@@ -253,11 +253,19 @@ class RabbitMQ:
     async def _open(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop, url: URL) -> Link:
         return await Link.open(nursery, loop, url, lambda: tls_context(self._tls), self._heartbeat, Pace(self._gather))
 
+    async def _open_beside(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop, url: URL) -> Link:
+        """One more connection, for no longer than the first. Raises `BrokerAway`."""
+        link = await self._open(nursery, loop, url)
+        if self._nursery is not nursery:  # the first has ended meanwhile, and waits for all that its nursery has
+            await link.aclose()
+            raise BrokerAway(self._problem or "the broker is not connected")
+        return link
+
     async def _open_further(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop) -> Link:
         """One more connection, to the next URL that answers. Raises `BrokerAway`."""
         for left in reversed(range(len(self._urls))):
             try:
-                link = await self._open(nursery, loop, next(self._turns))
+                link = await self._open_beside(nursery, loop, next(self._turns))
             except BrokerAway:
                 if not left:
                     raise
@@ -276,7 +284,7 @@ class RabbitMQ:
     async def _stand(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop, url: URL, link: Link) -> None:
         """Make every tap stand, then be connected."""
         self._nursery, self._link = nursery, link
-        self._publisher = _Publisher(lambda: self._open(nursery, loop, url))
+        self._publisher = _Publisher(lambda: self._open_beside(nursery, loop, url))
         self._links = Further(link, lambda: self._open_further(nursery, loop))
         for tap in tuple(self._taps):
             await self._restore(tap, link)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+from yarl import URL
 
+from sidecar.broker.link import Link
 from sidecar.broker.port import Binding, BrokerAway, Consumer, Declaration, Exchange, WorkQueue
 from tests.broker.sinks import ReadRecorder, Recorder
 from tests.broker.test_rabbitmq import Watched, connected
@@ -114,6 +116,40 @@ async def test_the_connection_that_publishes_ends_alone(rabbitmq: RabbitNode, ur
         await trio.sleep(1.0)  # two looks at whether the broker is silent
         await hear(broker, 1, found, times=2)
         assert broker.said == []
+
+
+async def test_a_connection_that_comes_after_the_firsts_end_does_not_hold_up_the_next(
+    rabbitmq: RabbitNode, nursery: trio.Nursery, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, go_on, hands = Watched(url), trio.Event(), list[Link]()
+    shake = Link._handshake
+
+    async def held(link: Link, url: URL) -> None:
+        hands.append(link)
+        if len(hands) == 2:
+            await go_on.wait()
+        await shake(link, url)
+
+    monkeypatch.setattr(Link, "_handshake", held)
+    nursery.start_soon(broker.run)
+    await broker.wait_connected()
+    failed = trio.Event()
+
+    async def publish() -> None:
+        with pytest.raises(BrokerAway):
+            await broker.publish("amq.topic", "k", b"")
+        failed.set()
+
+    nursery.start_soon(publish)
+    (first,) = await trio.to_thread.run_sync(connections, rabbitmq, url)
+    await trio.to_thread.run_sync(rabbitmq.control, "close_connection", first, "closed by an operator")
+    await broker.until_said("closed by an operator")
+    go_on.set()
+    with trio.fail_after(PATIENCE):
+        await failed.wait()
+        await broker.wait_connected()
+        await broker.publish("amq.topic", "k", b"")
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_crowd_at_a_queue_route(rabbitmq: RabbitNode, nursery: trio.Nursery, url: str) -> None:
