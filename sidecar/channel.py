@@ -8,10 +8,12 @@ it came through; the kernel keeps the messages apart and says when the other sid
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
+import structlog
 import trio
 
 LONGEST_LINE: Final = 64 * 2**20
@@ -20,6 +22,8 @@ LONGEST_NAME: Final = 4096
 """Bytes of a door's name."""
 
 Message: TypeAlias = Mapping[str, Any]
+
+_log = structlog.get_logger("sidecar.workers")
 
 
 class Channel:
@@ -83,9 +87,18 @@ async def take_over(carrier: socket.socket) -> tuple[str, socket.socket] | None:
     while True:
         await trio.lowlevel.wait_readable(carrier)
         try:
+            os.close(os.dup(carrier.fileno()))  # where none is left, recvmsg(2) would lose what it cannot deliver
+        except OSError as error:
+            _log.error("cannot take a connection", problem=error.strerror)
+            await trio.sleep(0.1)
+            continue
+        try:
             door, received, _, _ = socket.recv_fds(carrier, LONGEST_NAME, 1)
         except BlockingIOError:
             continue
         except OSError:
             return None
-        return (door.decode(), socket.socket(fileno=received[0])) if received else None
+        if received:
+            return door.decode(), socket.socket(fileno=received[0])
+        if not door:
+            return None

@@ -14,6 +14,7 @@ counted is kept, and it is started again, after a pause that doubles while it en
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import os
 import pickle
@@ -79,7 +80,8 @@ class Member:
         self._channel = channel
         self._carrier = carrier
         self._handed = self._taken = self._open = 0
-        self._answers: dict[str, Answer] = {}
+        self._asked = itertools.count()
+        self._answers: dict[int, Answer] = {}
 
     def __repr__(self) -> str:
         return f"<Member {self.number} process {self.process.pid}, {self.load} connections>"
@@ -140,8 +142,9 @@ class Member:
 
     async def ask(self, do: str, **facts: Any) -> str | None:
         """Ask it to do something; returns the problem it had with that, or None. The caller holds the timeout."""
-        answer = self._answers[do] = Answer()
-        await self._send({"do": do, **facts})
+        number = next(self._asked)  # the same may be asked twice: by a preStop hook, and then by a signal
+        answer = self._answers[number] = Answer()
+        await self._send({"do": do, "asked": number, **facts})
         return await answer.wait()
 
     async def _send(self, message: Message) -> None:

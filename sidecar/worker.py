@@ -100,7 +100,7 @@ class Worker:
             await self._send(self._report.next())
         else:
             problem = await self._apply(message["config"])
-        await self._send({"done": message["do"], "problem": problem})
+        await self._send({"done": message["asked"], "problem": problem})
 
     async def _apply(self, text: str) -> str | None:
         try:

@@ -67,7 +67,8 @@ class Streams:
     def _cut(self) -> None:
         for stream in tuple(self.open):
             stream.drain()
-            stream.outlet.abort()
+            if stream.outlet.behind:  # what is written whole ends by itself
+                stream.outlet.abort()
 
     def measure(self) -> None:
         """Bring the gauges of the routes up to date, for a scrape."""

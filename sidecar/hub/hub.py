@@ -42,6 +42,7 @@ class Hub:
         self._linger = linger
         self._sources: dict[Spec, Source] = {}
         self._subscriptions: dict[Hashable, Subscription] = {}
+        self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
         return f"<Hub {len(self._subscriptions)} subscriptions on {len(self._sources)} sources>"
@@ -160,13 +161,20 @@ class Hub:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     # ------------------------------------------------------------------ what sources are lent
 
     def later(self, call: Callable[..., object], *args: object) -> None:
-        """Do something that may wait, in the hub's own nursery; its failures are logged."""
-        self._nursery.start_soon(_quietly, call, *args)
+        """Do something that may wait, in the hub's own nursery; its failures are logged.
+
+        At the end of everything it is left undone: the broker's connection ends too.
+        """
+        if self._nursery is not None:
+            self._nursery.start_soon(_quietly, call, *args)
 
     def flush(self) -> None:
         """Write what the lanes have corked."""

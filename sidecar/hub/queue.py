@@ -109,8 +109,8 @@ class QueueSubscription(Subscription):
         """Acknowledge what is in the socket; an ended stream has what it has acknowledged, and no more."""
         subscriber = self._subscriber
         if self._unacknowledged and self._consumer and subscriber and not subscriber.ended and subscriber.settled():
-            self._consumer.acknowledge(self._unacknowledged)
-            self._unacknowledged = 0
+            settled, self._unacknowledged = self._unacknowledged, 0
+            self._consumer.acknowledge(settled)  # may deliver the next ones at once
 
     def retire(self) -> None:
         """The stream is over: what was not acknowledged goes back to the queue."""

@@ -203,7 +203,9 @@ class Passage1(Passage):
         self.end([])
 
     def become(self, take: Callable[[StreamOutlet, Spawn], Taken]) -> None:
-        """Give the request to a taker."""
+        """Give the request to a taker, unless the client has left: nobody would tell the taker any more."""
+        if self.over:
+            return
         self._settle()
         self._flush()
         self._hand_over()

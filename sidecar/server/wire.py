@@ -107,6 +107,7 @@ class Wire:
                 return self._tls.read(RECEIVE)
             except ssl.SSLWantReadError:
                 self._push_ciphertext()  # a key update asks for an answer
+                await self.drain()  # who asks without end has to read them
                 await self._feed_ciphertext()
             except ssl.SSLZeroReturnError:
                 return b""
@@ -250,15 +251,22 @@ class Wire:
 
     # ------------------------------------------------------------------ the end
 
-    async def linger(self, seconds: float) -> None:
+    async def linger(self, seconds: float, *, stalled: float = UNACKNOWLEDGED / 1000) -> None:
         """Say that no more will come (close_notify, FIN) and read the peer's last bytes away, for at most so long.
+
+        What is written goes out before, however slowly the peer reads; one that takes nothing for ``stalled`` seconds
+        is not waited for.
 
         Closing with unread bytes in the socket would reset the connection, and the peer could lose our last answer
         (RFC 9112 §9.6).
         """
-        with trio.move_on_after(seconds):
-            self._say_goodbye()
-            await self.flushed()
+        self._say_goodbye()
+        left = None
+        while self.pending and self.pending != left:
+            left = self.pending
+            with trio.move_on_after(stalled):
+                await self.flushed()
+        with trio.move_on_after(0 if self.pending else seconds):
             try:
                 self.sock.shutdown(socket.SHUT_WR)
                 while await self._receive_raw():

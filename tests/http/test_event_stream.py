@@ -302,6 +302,7 @@ async def _count_open(answers: list[Answer], counted: list[int]) -> None:
 async def test_a_drain_cuts_those_who_do_not_read(autojump_clock: MockClock) -> None:
     async with desk(NEWS) as at:
         reads, stalls = await at.open(), await at.open(stuck=True)
+        stalls.behind = True
         with trio.fail_after(20.5):
             await at.streams.drain(20)
         assert (reads.end, stalls.end) == ("clean", "aborted")

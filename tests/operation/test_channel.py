@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from pathlib import Path
 from typing import cast
@@ -114,3 +115,32 @@ def test_resets_elsewhere_are_told_once() -> None:
     assert sum(reset.count for reset in metrics.recent.resets_after(0)) == 3
     one.close()
     other.close()
+
+
+async def test_a_shortage_of_descriptors_is_a_pause(nursery: trio.Nursery) -> None:
+    """Recvmsg(2) drops a descriptor that there is no room for: that is not the end of the other side."""
+    ours, theirs = carriers()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    assert hand_over(ours, "door", listener.accept()[0])
+    taken: list[tuple[str, socket.socket] | None] = []
+
+    async def take() -> None:
+        taken.append(await take_over(theirs))
+
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        nursery.start_soon(take)
+        await trio.sleep(0.05)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with trio.fail_after(5):
+        while not taken:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    assert taken[0] is not None
+    assert taken[0][1].getpeername() == client.getsockname()
+    for each in (taken[0][1], client, listener, ours, theirs):
+        each.close()

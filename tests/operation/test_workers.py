@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,3 +203,16 @@ async def test_they_all_end_with_the_first(
         assert await trio.to_thread.run_sync(service.sidecar.wait, 10.0) == (1 if number == signal.SIGINT else -number)
         await trio.to_thread.run_sync(until_gone, pids)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_signal_while_a_hook_drains(nursery: trio.Nursery, tmp_path: Path, vhost_url: str) -> None:
+    """A preStop hook's request is under way when SIGTERM comes: the workers are asked twice."""
+    with crew(tmp_path, vhost_url, config={"drain": {"within": "3s"}}) as (service, _):
+        streams = await listen(nursery, service, 30)
+        hook = f"http://127.0.0.1:{service.sidecar.admin_port}/drain"
+        nursery.start_soon(trio.to_thread.run_sync, lambda: urllib.request.urlopen(hook, timeout=20).close())
+        await trio.to_thread.run_sync(service.sidecar.wait_answer, "/readyz", 503)
+        service.sidecar.signal(signal.SIGTERM)
+        assert await trio.to_thread.run_sync(service.sidecar.wait) == 0
+        assert [line for line in service.sidecar.log.lines if line["level"] in ("error", "critical")] == []
+        assert [await stream.until_end() for stream in streams] == ["clean"] * 30

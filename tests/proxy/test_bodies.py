@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 import trio
 
+from sidecar.server.connection import LINGER_FOR
 from tests.proxy.client import Client1, Client2, Stream2, client2
 from tests.proxy.conftest import Beginning
 from tests.proxy.origin import Conversation, ok
@@ -162,3 +164,29 @@ async def test_an_application_that_stops_stops_the_writer(beside: Beginning) -> 
         peak.begin()
         assert await blocked(client.stream, PART) < IN_FLIGHT
         assert peak.grown() < ROOM
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close", b"GET / HTTP/1.0\r\nHost: a"])
+async def test_a_client_that_pauses_near_the_end_gets_all_of_it(beside: Beginning, head: bytes) -> None:
+    """The exchange is over for us when the last bytes lie in our own memory; the client takes them when it can."""
+    size = 6_000_000
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        await conversation.stream.send_all(ok(b"x" * size))
+
+    sidecar = await beside(script, idle=60)
+    client = trio.socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    await client.connect(sidecar.address)
+    await client.send(head + b"\r\n\r\n")
+    received = bytearray()
+    with trio.fail_after(60):
+        while not sidecar.codes:
+            received += await client.recv(65536)
+            await trio.sleep(0.001)
+        await trio.sleep(LINGER_FOR + 0.5)
+        while data := await client.recv(65536):
+            received += data
+    assert len(received.partition(b"\r\n\r\n")[2]) == size
+    client.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from sidecar.observe.reasons import CloseReason
 from tests.proxy.client import client2
 from tests.proxy.conftest import Beginning, Beside
 from tests.proxy.origin import Conversation, answering, ok
+from tests.server.serving import eventually
 
 GET = b"GET /orders/42?page=1 HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n"
 ORDERS: list[dict[str, Any]] = [
@@ -268,3 +271,33 @@ async def test_whatever_it_says_it_is_understood_or_refused(said: bytes) -> None
     except UpstreamError:
         exchange = None
     assert exchange in (None, "orders")
+
+
+async def test_a_client_that_leaves_in_the_moment_of_the_answer_leaves_nothing(beside: Beginning) -> None:
+    """Nobody would tell its stream of the end any more: the process could not end either."""
+
+    async def wait(conversation: Conversation) -> None:
+        await conversation.head()
+        asked.append(conversation)
+        await trio.sleep_forever()  # the test answers
+
+    asked: list[Conversation] = []
+    sidecar = await beside(wait, subscribe=ORDERS)
+    for _ in range(12):  # trio shuffles what is due in one turn: each round is a coin's throw
+        asked.clear()
+        client = await sidecar.client()
+        await client.send(GET)
+        await eventually(lambda: asked)
+        # The answer and the client's end come while the process does something else.
+        for stream, last in ((asked[0].stream, ok(b"", PLEASE)), (client.stream, b"")):
+            plain = stream.socket._sock  # type: ignore[attr-defined]
+            if last:
+                plain.send(last)
+            else:
+                plain.shutdown(socket.SHUT_WR)
+        time.sleep(0.01)
+        await trio.sleep(0.02)
+        await client.stream.aclose()
+        await asked[0].stream.aclose()
+    await eventually(lambda: not sidecar.service.connections)
+    assert not sidecar.service._streams.open

@@ -12,6 +12,7 @@ from tests.lab.publisher import publishing
 from tests.lab.rabbitmq import RabbitNode
 from tests.replay.conftest import PATIENCE, Lab, until_it_publishes
 from tests.replay.test_replay import numbers
+from tests.server.serving import configuration, serving
 
 KEY = "to.anna"
 
@@ -125,3 +126,21 @@ async def test_through_an_outage(mortal_rabbitmq: RabbitNode, nursery: trio.Nurs
     await publish(*numbers(5, 10))
     await until(client, *numbers(0, 10))
     await lab.stop(service)
+
+
+async def test_every_message_arrives_however_the_window_opens() -> None:
+    """The embedded broker hands the next ones over within the acknowledgement of the last."""
+    route = {"path": "/q", "queue": "q", "declare": {"bind": [{"exchange": "news", "binding_key": "#"}]}, "prefetch": 4}
+    texts = [f"{number:03}{'x' * 100}" for number in range(60)]
+    async with serving(configuration([route])) as served:
+        client = await wire.open_http2(served.nursery, served.address, initial_window=400)
+        await client.widen(2**24)
+        stream = await client.get("/q", reading=False)
+        await stream.response.until_open()
+        await served.publish(*texts)
+        for _ in range(100):
+            await client.widen(150, stream.id)
+            await trio.sleep(0.002)
+        await client.widen(1_000_000, stream.id)
+        await stream.response.until_events(60)
+        assert stream.response.data == texts

@@ -11,14 +11,18 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
+from sidecar.broker.memory import MemoryBroker
+from sidecar.broker.port import Declaration
 from sidecar.hub import hub as hub_module
 from sidecar.server import connection as module
 from sidecar.server import listener
 from sidecar.server.http2 import Cork
+from sidecar.service import Service
 from tests.lab.certificates import Certificates
 from tests.lab.wire import Http1, connect, open_http1, open_http2
-from tests.server.serving import Raw, Serving, configuration, eventually, news, serving
+from tests.server.serving import Raw, Serving, address_of, configuration, eventually, news, serving
 
 RESET = b"\1\0\0\0\0\0\0\0"
 
@@ -194,3 +198,46 @@ def _counted(served: Serving) -> dict[str, int]:
         "descriptors": len(os.listdir("/proc/self/fd")),
         "connections": service.connections,
     }
+
+
+async def test_without_time_those_who_read_end_in_good_order_too(certificates: Certificates) -> None:
+    async with serving(configuration(tls=certificates, drain={"within": 0}), farewell=10) as served:
+        connected = await connect(served.address)
+        stream = trio.SSLStream(connected, certificates.client(), server_hostname="localhost", https_compatible=False)
+        client = Raw(stream)
+        await client.get("/events/a", version="1.0")
+        await client.until(b":\n\n")
+        served.service.stop()
+        assert await client.rest() == b""  # without close_notify it would break
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_cancelled_process_leaves_no_queue_stream(version: int) -> None:
+    """As by a second signal: whatever is cancelled first, no connection fails of it."""
+    route = {"path": "/q", "queue": "q", "declare": {"bind": [{"exchange": "news", "binding_key": "#"}]}}
+    for _ in range(8):  # trio shuffles what is cancelled together
+        with capture_logs() as lines:
+            broker = MemoryBroker()
+            broker.declare("news", Declaration("topic"))
+            service = Service(configuration([route]), broker=broker)
+            async with trio.open_nursery() as clients:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(service.run)
+                    await queue_streams(clients, address_of(service.addresses[0]), version)
+                    routes = service.metrics.routes
+                    await eventually(lambda routes=routes: sum(each.subscribers for each in routes) == 5)
+                    nursery.cancel_scope.cancel()
+                clients.cancel_scope.cancel()
+        assert [line for line in lines if line["log_level"] not in ("info", "debug")] == []
+        assert not service._streams.open
+
+
+async def queue_streams(nursery: trio.Nursery, address: tuple[str, int], version: int) -> None:
+    """Five streams, on a connection each or on one."""
+    if version == 1:
+        for _ in range(5):
+            await open_http1(nursery, address, "/q")
+    else:
+        client = await open_http2(nursery, address)
+        for _ in range(5):
+            await client.get("/q")

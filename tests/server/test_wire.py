@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -231,7 +233,7 @@ async def test_linger_is_bounded_where_the_peer_does_not_read(opened: Open) -> N
     async with opened() as (wire, _):
         wire.write(b"x" * 2_000_000)
         with trio.fail_after(2):
-            await wire.linger(0.05)
+            await wire.linger(0.05, stalled=0.05)
 
 
 async def test_linger_is_bounded_where_the_peer_does_not_close(opened: Open) -> None:
@@ -329,3 +331,34 @@ async def _read_until(stream: trio.abc.ReceiveStream, received: bytearray, marke
     with trio.fail_after(10):
         while received.count(marker) < times:
             received += await stream.receive_some(65536)
+
+
+def asking_for_keys(client: trio.SSLStream[trio.SocketStream]) -> Callable[[], None]:
+    """What makes a client want our next key (RFC 8446 §4.6.3), which only OpenSSL itself offers."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    openssl = ctypes.CDLL(next(line.split()[-1] for line in maps if "libssl" in line))
+    connection = ctypes.c_void_p.from_address(id(client._ssl_object._sslobj) + 24)  # type: ignore[attr-defined]
+
+    def ask() -> None:
+        assert openssl.SSL_key_update(connection, 1) == 1
+        openssl.SSL_do_handshake(connection)
+
+    return ask
+
+
+async def test_who_asks_for_keys_has_to_read_them(certificates: Certificates, nursery: trio.Nursery) -> None:
+    async with encrypted(certificates, ssl.TLSVersion.TLSv1_3) as (wire, client):
+
+        async def serve() -> None:
+            while await wire.receive():
+                pass
+
+        nursery.start_soon(serve)
+        ask = asking_for_keys(client)
+        with trio.move_on_after(3):  # we stop reading, and so its writing
+            for _ in range(60):
+                for _ in range(1000):
+                    ask()
+                await client.transport_stream.send_all(client._outgoing.read())
+        assert wire.pending < 2 * HIGH_WATER
+        nursery.cancel_scope.cancel()
