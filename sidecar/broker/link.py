@@ -9,9 +9,11 @@ coroutines, so none outlives it.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, Final, TypeVar
 
@@ -32,6 +34,9 @@ Consumer = Callable[[Sequence[Delivery]], None]
 
 CONNECT_WITHIN: Final = 10.0
 """Seconds for TCP, TLS and the AMQP handshake together."""
+
+ANSWER_WITHIN: Final = 60.0
+"""Seconds for a broker that sends heartbeats to answer a call; then the connection is given up."""
 
 CLOSE_WITHIN: Final = 2.0
 """Seconds for a polite end, before the socket is closed anyway."""
@@ -142,10 +147,13 @@ class Link:
     async def call(self, operation: Coroutine[Any, Any, T], *, cancellable: bool = False) -> T:
         """Run an asyncio coroutine to its end (trio). Raises `BrokerAway`, `BrokerRefused`.
 
-        A caller who is cancelled does not wait for it, and does not end it, save where it is `cancellable`.
+        A caller who is cancelled does not wait for it, and does not end it, save where it is `cancellable`: then the
+        caller says how long is too long, otherwise `ANSWER_WITHIN` does.
         """
-        with the_door():
+        with the_door(), trio.move_on_after(math.inf if cancellable else ANSWER_WITHIN):
             return await self._cross(operation, cancellable)
+        self.transport.abort(f"it has not answered within {ANSWER_WITHIN:g} s")
+        raise BrokerAway(self.why_ended)
 
     def start(self, operation: Coroutine[Any, Any, object]) -> None:
         """Run an asyncio coroutine that nobody waits for; its errors are the connection's own affair."""
@@ -186,19 +194,32 @@ class Link:
             raise NoChannel(f"all {last} channels of the connection are in use: raise the broker's channel_max")
         return await self._amqp.channel(number, publisher_confirms=confirms)
 
-    def consumer(self, take: Consumer) -> str:
-        """A new consumer tag; its deliveries go to `take`, in batches, from the task that reads the socket."""
+    @asynccontextmanager
+    async def passing(self) -> AsyncIterator[AbstractChannel]:
+        """A channel for a question or two, closed afterwards however they end (asyncio). Raises `NoChannel`."""
+        channel = await self.channel()
+        try:
+            yield channel
+        finally:
+            if not channel.is_closed:
+                await channel.close(None)
+
+    def consumer(self, take: Consumer, channel: AbstractChannel) -> str:
+        """A new consumer tag; its deliveries go to `take`, in batches, from the task that reads the socket.
+
+        It is forgotten for good with the channel that it consumes on.
+        """
         tag = f"sidecar.{next(self._tags)}"
         self._consumers[tag] = take
         self._splitter.add(tag)
+        channel.closing.add_done_callback(lambda _: self._dismiss(tag))
         return tag
 
     def forget(self, consumer_tag: str) -> None:
         """Drop what still comes for a consumer that was cancelled."""
         self._consumers.pop(consumer_tag, None)
 
-    def dismiss(self, consumer_tag: str) -> None:
-        """Forget a consumer for good: its channel is closed, nothing comes any more."""
+    def _dismiss(self, consumer_tag: str) -> None:
         self.forget(consumer_tag)
         self._splitter.discard(consumer_tag)
 

@@ -19,6 +19,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 import aiormq.exceptions
+import pamqp.constants
 import pamqp.exceptions
 import trio
 from pamqp import commands
@@ -43,6 +44,10 @@ _FOREIGN: Final = (
     OSError,
     RuntimeError,
 )
+# To pamqp names have the letters of AMQP 0-9-1 (its domains); RabbitMQ takes any, and a name may hold a claim: auth0|7.
+for _domain in ("exchange-name", "queue-name"):
+    pamqp.constants.DOMAIN_REGEX[_domain] = re.compile(".*", re.DOTALL)
+
 _GONE: Final = re.compile(r"no (queue|exchange|binding|vhost)")
 _SYMBOL = re.compile(r"^[A-Z_]+ - ")
 _AWAY = "the broker is not connected"

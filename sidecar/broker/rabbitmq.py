@@ -223,7 +223,6 @@ class RabbitMQ:
                 was_connected = await self._live(loop, url)
                 if was_connected and trio.current_time() - began >= SETTLED_AFTER:
                     failures = 0
-                if was_connected:
                     break
             await trio.sleep(pause(failures, self._reconnect))
             failures += 1
@@ -336,12 +335,15 @@ class RabbitMQ:
             self._nursery.start_soon(self._reopen, tap, self._link)
 
     async def _reopen(self, tap: RabbitTap, link: Link) -> None:
-        # A pause, lest a policy that deletes what we declare keeps both sides busy.
-        await trio.sleep(pause(0, self._reconnect))
-        try:
-            await self._restore(tap, link)
-        except BrokerAway:
-            pass  # the next connection restores it
+        for failures in itertools.count():
+            # A pause, lest a policy that deletes what we declare keeps both sides busy.
+            await trio.sleep(pause(failures, self._reconnect))
+            try:
+                await self._restore(tap, link)
+                return
+            except BrokerAway:
+                if not link.alive:
+                    return  # the next connection restores it
 
 
 class _Publisher:
@@ -392,9 +394,8 @@ class _Publisher:
     async def _check_exists(self, link: Link, exchange: str) -> None:
         """Ask before the first message, on a channel that may close."""
         if exchange and exchange not in self._known:
-            channel = await link.channel()
-            await channel.exchange_declare(exchange, passive=True)
-            await channel.close(None)
+            async with link.passing() as channel:
+                await channel.exchange_declare(exchange, passive=True)
             self._known.add(exchange)
 
 

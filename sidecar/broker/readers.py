@@ -116,7 +116,7 @@ class Consuming:
         assert self._link is not None
         assert self._channel is not None
         link, channel = self._link, self._channel
-        self._tag = link.consumer(self._take)
+        self._tag = link.consumer(self._take, channel)
         await channel.basic_qos(prefetch_count=prefetch)
         channel.on_consumer_cancel_callbacks.add(lambda _: link.start(self._look_after_cancel(link)))
         await channel.basic_consume(self.queue, never, consumer_tag=self._tag, arguments=to_table(arguments))
@@ -140,7 +140,7 @@ class Consuming:
     async def _look_after_cancel(self, link: Link) -> None:
         try:
             await _find(link, self.queue)
-        except aiormq.exceptions.AMQPError as error:
+        except (aiormq.exceptions.AMQPError, BrokerError) as error:  # no channel may be left to ask on
             self.end(self._why(error))
         else:
             self.end(BrokerAway(f"the broker does not serve '{self.queue}' at the moment"))
@@ -151,8 +151,6 @@ class Consuming:
             self.end(BrokerAway(self._link.why_ended))
         else:
             self.end(self._why(None if closing.cancelled() else closing.exception()))
-        if self._link is not None:
-            self._link.dismiss(self._tag)
 
     def _why(self, error: BaseException | None) -> BrokerError:
         if isinstance(error, aiormq.exceptions.ChannelNotFoundEntity | aiormq.exceptions.ChannelAccessRefused):
@@ -165,8 +163,6 @@ class Consuming:
             await self._send_acknowledgements()
             if self._channel is not None and not self._channel.is_closed:
                 await self._channel.close(None)
-            if self._link is not None:
-                self._link.dismiss(self._tag)
 
 
 # Declaring
@@ -175,9 +171,8 @@ class Consuming:
 async def open_stream(link: Link, stream: StreamQueue) -> None:
     """Declare and bind a stream, or find it (asyncio). Raises `BrokerError`, or aiormq's errors."""
     if stream.declare:
-        channel = await link.channel()
-        await _declare(link, channel, stream.name, True, stream_arguments(stream), stream.bindings)
-        await channel.close(None)
+        async with link.passing() as channel:
+            await _declare(link, channel, stream.name, True, stream_arguments(stream), stream.bindings)
     else:
         # Only a consumer's arguments tell a stream from another queue: for others this one is invalid.
         trial = Consuming(stream.name, _Nobody(), lambda _: None)
@@ -215,9 +210,8 @@ async def open_consumer(consumer: Consuming, link: Link, queue: WorkQueue, prefe
 
 async def _find(link: Link, name: str) -> None:
     """Raise aiormq's error where there is no such queue."""
-    channel = await link.channel()
-    await channel.queue_declare(name, passive=True)
-    await channel.close(None)
+    async with link.passing() as channel:
+        await channel.queue_declare(name, passive=True)
 
 
 async def _declare(

@@ -44,7 +44,7 @@ class RabbitTap:
         self._type: str | None = None
         self._wanted: dict[Binding, None] = {}
         self._link: Link | None = None
-        self._standing = False
+        self._standing = self._taken_away = False
         self._stand: set[Binding] = set()
         self._alone: set[Binding] = set()
         self._lock = asyncio.Lock()
@@ -122,25 +122,31 @@ class RabbitTap:
 
     async def open(self, link: Link) -> None:
         """Declare, consume, and bind everything wanted; messages come from the first binding on."""
+        try:
+            await self._open(link)
+        finally:
+            if self.closed:  # meanwhile
+                await self.close_remains()
+
+    async def _open(self, link: Link) -> None:
         check_tappable(self.exchange.name)
         await self._close()
         self._link, self._stand, self._lock, self._binding = link, set(), asyncio.Lock(), None
         await self._check_exchange(link)
         channel = self._consuming = await link.channel()
+        self._taken_away = False
         self._queue = (await channel.queue_declare(exclusive=True, auto_delete=True)).queue or ""
-        self._tag = link.consumer(self._take)
+        self._tag = link.consumer(self._take, channel)
         channel.on_consumer_cancel_callbacks.add(lambda _: self._down(channel))
         channel.closing.add_done_callback(lambda _: self._down(channel))
         await channel.basic_consume(self._queue, never, no_ack=True, consumer_tag=self._tag)
         async with self._lock:
             await self._bind_all(link, tuple(self._wanted))
-            if channel.is_closed or self._link is not link:
+            if self._taken_away or channel.is_closed or self._link is not link:
                 raise BrokerAway("the broker has taken the queue away again")
             self._standing = True
         for binding in self._stand - self._wanted.keys():
             await self._settle(binding, link)
-        if self.closed:
-            await self.close_remains()
 
     async def _check_exchange(self, link: Link) -> None:
         exchange_type = await declare(link, self.exchange)
@@ -215,7 +221,10 @@ class RabbitTap:
 
     def _down(self, channel: AbstractChannel | None) -> None:
         """The broker has cancelled the consumer or closed its channel, while the connection stands."""
-        if self._standing and channel is self._consuming:
+        if channel is not self._consuming:
+            return
+        self._taken_away = True  # `open`, where it is under way, finds it
+        if self._standing:
             self.fall()
             if self._link is not None and self._link.alive and not self.closed:
                 self._fallen(self)
@@ -249,20 +258,19 @@ async def declare(link: Link, exchange: Exchange) -> str:
 
 
 async def _declare(link: Link, name: str, wanted: Declaration, passive: bool = False) -> None:
-    channel = await link.channel()
-    try:
-        await channel.exchange_declare(
-            name,
-            exchange_type=wanted.type,
-            passive=passive,
-            durable=wanted.durable,
-            auto_delete=wanted.auto_delete,
-            internal=wanted.internal,
-            arguments=to_table(wanted.arguments),
-        )
-    except aiormq.exceptions.AMQPError as error:
-        raise translated(error) from error
-    await channel.close(None)
+    async with link.passing() as channel:
+        try:
+            await channel.exchange_declare(
+                name,
+                exchange_type=wanted.type,
+                passive=passive,
+                durable=wanted.durable,
+                auto_delete=wanted.auto_delete,
+                internal=wanted.internal,
+                arguments=to_table(wanted.arguments),
+            )
+        except aiormq.exceptions.AMQPError as error:
+            raise translated(error) from error
 
 
 async def _type_of(link: Link, name: str) -> str:

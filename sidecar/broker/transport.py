@@ -41,7 +41,7 @@ UNREAD_LIMIT: Final = 1024 * 1024
 UNSENT_LIMIT: Final = 64 * 1024
 """Bytes that may wait for the socket before `drain` waits."""
 
-_CONNECTION_CLOSE = b"\x00\x0a\x00\x32"  # class 10, method 50
+_CLOSES = (b"\x00\x0a\x00\x32", b"\x00\x14\x00\x28")  # Connection.Close and Channel.Close: class and method
 
 
 async def open_stream(host: str, port: int, context: ssl.SSLContext | None) -> trio.abc.Stream:
@@ -64,6 +64,8 @@ async def open_stream(host: str, port: int, context: ssl.SSLContext | None) -> t
 async def connect(url: URL, transport: Transport, client_properties: dict[str, Any]) -> Connection:
     """Open an AMQP connection over the transport (asyncio). Raises aiormq's errors."""
     connection = Connection(url, transport_factory=transport, client_properties=client_properties)
+    # Bounded, it keeps for ever whoever puts a frame in after the end; what may wait here is bounded anyway (`Writer`).
+    connection.write_queue = asyncio.Queue()
     await connection.connect()
     return connection
 
@@ -155,7 +157,8 @@ class Transport(TransportFactory):
         if deliveries:
             self._deliver(deliveries)
         if rest and self.ended is None:
-            if _CONNECTION_CLOSE in rest:
+            if any(close in rest for close in _CLOSES):
+                rest = legible(rest)
                 self.farewell = _farewell(rest) or self.farewell
             self._reader.feed_data(rest)
         return len(deliveries)
@@ -191,9 +194,33 @@ def _farewell(frames: bytes) -> commands.Connection.Close | None:
             if isinstance(frame, commands.Connection.Close):
                 return frame
             frames = frames[length:]
-    except pamqp.exceptions.PAMQPException:
+    except (pamqp.exceptions.PAMQPException, ValueError):  # aiormq meets it too, and ends the connection
         pass
     return None
+
+
+def legible(frames: bytes) -> bytes:
+    """The same whole frames, with question marks where the text of a Close is not UTF-8.
+
+    RabbitMQ cuts it after 252 bytes, and so through a letter; to aiormq that is the end of the connection.
+    """
+    mended, start = bytearray(frames), 0
+    while start + 14 <= len(frames):
+        if frames[start] == 1 and frames[start + 7 : start + 11] in _CLOSES:
+            text = slice(start + 14, start + 14 + frames[start + 13])
+            mended[text] = _with_question_marks(mended[text])
+        start += 8 + int.from_bytes(frames[start + 3 : start + 7])
+    return bytes(mended)
+
+
+def _with_question_marks(text: bytearray) -> bytearray:
+    while True:
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            text[error.start : error.end] = b"?" * (error.end - error.start)
+        else:
+            return text
 
 
 class _Gate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import trio
@@ -13,6 +13,7 @@ from sidecar.broker.port import Broker
 from sidecar.config.model import BrokerSettings
 from tests.broker.sinks import PATIENCE
 from tests.lab.publisher import publishing
+from tests.lab.rabbitmq import RabbitNode
 
 
 @pytest.fixture(params=["memory", "rabbitmq"])
@@ -41,3 +42,15 @@ def delete(url: str, broker: Broker) -> Callable[[str], None]:
                 operator.delete_queue(name)
 
     return delete_queue
+
+
+NARROW = 8
+
+
+@pytest.fixture
+def narrow_url(rabbitmq: RabbitNode) -> Iterator[str]:
+    """A virtual host of RabbitMQ, while that allows `NARROW` channels on new connections."""
+    url = rabbitmq.url(rabbitmq.vhost())
+    rabbitmq.control("eval", f"application:set_env(rabbit, channel_max, {NARROW}).")
+    yield url
+    rabbitmq.control("eval", "application:set_env(rabbit, channel_max, 2047).")

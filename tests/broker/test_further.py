@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import trio
 from yarl import URL
@@ -16,19 +14,9 @@ from tests.lab.rabbitmq import RabbitNode
 from tests.replay.conftest import PATIENCE, Lab
 from tests.replay.test_queue_routes import bodies
 
-CHANNELS = 8
 EACH = 6
-"""What a quarter less is."""
+"""Consumers on a connection: three quarters of the channels that `narrow_url` allows."""
 ORDERS = Exchange("orders", Declaration("topic"))
-
-
-@pytest.fixture
-def url(rabbitmq: RabbitNode) -> Iterator[str]:
-    """A virtual host, while the node allows few channels on new connections."""
-    url = rabbitmq.url(rabbitmq.vhost())
-    rabbitmq.control("eval", f"application:set_env(rabbit, channel_max, {CHANNELS}).")
-    yield url
-    rabbitmq.control("eval", "application:set_env(rabbit, channel_max, 2047).")
 
 
 def connections(node: RabbitNode, url: str) -> list[str]:
@@ -58,12 +46,12 @@ async def hear(broker: Watched, count: int, found: list[tuple[Consumer, ReadReco
         await sink.until_bodies(*[b"hello"] * times)
 
 
-async def test_consumers_beyond_the_channels_get_connections(rabbitmq: RabbitNode, url: str) -> None:
-    async with connected(url) as broker:
+async def test_consumers_beyond_the_channels_get_connections(rabbitmq: RabbitNode, narrow_url: str) -> None:
+    async with connected(narrow_url) as broker:
         found = await consume(broker, 3 * EACH + 1)
         await hear(broker, len(found), found)
         publishing = 1
-        assert len(await trio.to_thread.run_sync(connections, rabbitmq, url)) == 4 + publishing
+        assert len(await trio.to_thread.run_sync(connections, rabbitmq, narrow_url)) == 4 + publishing
         # Taps have channels left on the first connection, whatever crowd there is.
         sink = Recorder()
         await (await broker.tap(ORDERS, sink)).bind(Binding("tapped"))
@@ -73,13 +61,13 @@ async def test_consumers_beyond_the_channels_get_connections(rabbitmq: RabbitNod
             await consumer.aclose()
         again = await consume(broker, 3 * EACH + 1)
         await hear(broker, len(again), again, times=2)  # nobody has acknowledged the first
-        assert len(await trio.to_thread.run_sync(connections, rabbitmq, url)) == 4 + publishing
-    assert await trio.to_thread.run_sync(connections, rabbitmq, url) == []
+        assert len(await trio.to_thread.run_sync(connections, rabbitmq, narrow_url)) == 4 + publishing
+    assert await trio.to_thread.run_sync(connections, rabbitmq, narrow_url) == []
 
 
-async def test_a_crowd_at_once(rabbitmq: RabbitNode, url: str) -> None:
+async def test_a_crowd_at_once(rabbitmq: RabbitNode, narrow_url: str) -> None:
     found: list[tuple[Consumer, ReadRecorder]] = []
-    async with connected(url) as broker:
+    async with connected(narrow_url) as broker:
 
         async def one(number: int) -> None:
             found.append(await consume_one(broker, number))
@@ -88,14 +76,14 @@ async def test_a_crowd_at_once(rabbitmq: RabbitNode, url: str) -> None:
             for number in range(5 * EACH):
                 nursery.start_soon(one, number)
         await hear(broker, len(found), found)
-    assert await trio.to_thread.run_sync(connections, rabbitmq, url) == []
+    assert await trio.to_thread.run_sync(connections, rabbitmq, narrow_url) == []
 
 
-async def test_a_further_connection_ends_alone(rabbitmq: RabbitNode, url: str) -> None:
-    async with connected(url) as broker:
+async def test_a_further_connection_ends_alone(rabbitmq: RabbitNode, narrow_url: str) -> None:
+    async with connected(narrow_url) as broker:
         first = await consume(broker, EACH)
         others = await consume(broker, 2, EACH)
-        _, further = await trio.to_thread.run_sync(connections, rabbitmq, url)
+        _, further = await trio.to_thread.run_sync(connections, rabbitmq, narrow_url)
         await trio.to_thread.run_sync(rabbitmq.control, "close_connection", further, "closed by an operator")
         for _, sink in others:
             error = await sink.until_ended()
@@ -107,11 +95,11 @@ async def test_a_further_connection_ends_alone(rabbitmq: RabbitNode, url: str) -
         await hear(broker, EACH + 2, first + others)
 
 
-async def test_the_connection_that_publishes_ends_alone(rabbitmq: RabbitNode, url: str) -> None:
-    async with connected(url, heartbeat=1.0) as broker:
+async def test_the_connection_that_publishes_ends_alone(rabbitmq: RabbitNode, narrow_url: str) -> None:
+    async with connected(narrow_url, heartbeat=1.0) as broker:
         found = await consume(broker, 1)
         await hear(broker, 1, found)
-        _, publishing = await trio.to_thread.run_sync(connections, rabbitmq, url)
+        _, publishing = await trio.to_thread.run_sync(connections, rabbitmq, narrow_url)
         await trio.to_thread.run_sync(rabbitmq.control, "close_connection", publishing, "closed by an operator")
         await trio.sleep(1.0)  # two looks at whether the broker is silent
         await hear(broker, 1, found, times=2)
@@ -119,9 +107,9 @@ async def test_the_connection_that_publishes_ends_alone(rabbitmq: RabbitNode, ur
 
 
 async def test_a_connection_that_comes_after_the_firsts_end_does_not_hold_up_the_next(
-    rabbitmq: RabbitNode, nursery: trio.Nursery, url: str, monkeypatch: pytest.MonkeyPatch
+    rabbitmq: RabbitNode, nursery: trio.Nursery, narrow_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker, go_on, hands = Watched(url), trio.Event(), list[Link]()
+    broker, go_on, hands = Watched(narrow_url), trio.Event(), list[Link]()
     shake = Link._handshake
 
     async def held(link: Link, url: URL) -> None:
@@ -141,7 +129,7 @@ async def test_a_connection_that_comes_after_the_firsts_end_does_not_hold_up_the
         failed.set()
 
     nursery.start_soon(publish)
-    (first,) = await trio.to_thread.run_sync(connections, rabbitmq, url)
+    (first,) = await trio.to_thread.run_sync(connections, rabbitmq, narrow_url)
     await trio.to_thread.run_sync(rabbitmq.control, "close_connection", first, "closed by an operator")
     await broker.until_said("closed by an operator")
     go_on.set()
@@ -152,8 +140,8 @@ async def test_a_connection_that_comes_after_the_firsts_end_does_not_hold_up_the
     nursery.cancel_scope.cancel()
 
 
-async def test_a_crowd_at_a_queue_route(rabbitmq: RabbitNode, nursery: trio.Nursery, url: str) -> None:
-    lab = Lab(nursery, url, None)
+async def test_a_crowd_at_a_queue_route(rabbitmq: RabbitNode, nursery: trio.Nursery, narrow_url: str) -> None:
+    lab = Lab(nursery, narrow_url, None)
     service = await lab.start()
     clients = [await lab.listen(f"/inbox/user{number}") for number in range(2 * EACH + 1)]
 
@@ -165,9 +153,9 @@ async def test_a_crowd_at_a_queue_route(rabbitmq: RabbitNode, nursery: trio.Nurs
             assert bodies(client) == list(said)
 
     await tell("before")
-    _, further, *_ = await trio.to_thread.run_sync(connections, rabbitmq, url)
+    _, further, *_ = await trio.to_thread.run_sync(connections, rabbitmq, narrow_url)
     await trio.to_thread.run_sync(rabbitmq.control, "close_connection", further, "closed by an operator")
     await tell("before", "after")
     with trio.fail_after(PATIENCE):
         await lab.stop(service)
-    assert await trio.to_thread.run_sync(connections, rabbitmq, url) == []
+    assert await trio.to_thread.run_sync(connections, rabbitmq, narrow_url) == []

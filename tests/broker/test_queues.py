@@ -48,6 +48,13 @@ def numbers(begin: int, end: int) -> list[bytes]:
     return [b"%d" % number for number in range(begin, end)]
 
 
+async def test_names_hold_what_a_claim_may(broker: Broker) -> None:
+    exchange = Exchange("börse|1", Declaration("topic"))
+    _, sink = await consume(broker, WorkQueue("inbox.auth0|7ü", declare=True, bindings=((exchange, Binding("#")),)))
+    await broker.publish("börse|1", "k", b"x")
+    await sink.until_bodies(b"x")
+
+
 # Dealing out
 
 

@@ -38,6 +38,7 @@ def test_aiormq_uses_of_reader_and_writer_what_they_have() -> None:
 def test_aiormq_asks_the_factory_it_was_given() -> None:
     source = inspect.getsource(aiormq.connection.Connection)
     assert "await self._transport_factory.create(" in source, MOVED
+    assert source.count("self.write_queue") >= 3, MOVED
     assert "transport_factory" in inspect.signature(aiormq.connection.Connection.__init__).parameters, MOVED
     factory: Any = aiormq.connection.TransportFactory
     assert [*inspect.signature(factory.create).parameters] == ["self", "url", "kwargs"], MOVED
