@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Final
 
 from sidecar.http.request import Request
 from sidecar.http.routes import BadValueError
@@ -29,4 +30,8 @@ def _time(text: str) -> datetime:
         time = datetime.fromisoformat(text)
     except (ValueError, OverflowError, OSError):
         raise BadValueError("since must be a time: ISO 8601, or milliseconds since 1970") from None
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    time = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    return max(time, _AMQP_BEGINS)
+
+
+_AMQP_BEGINS: Final = datetime.fromtimestamp(0, UTC)  # its timestamps have no sign

@@ -287,6 +287,8 @@ class EventStream:
         """End the stream cleanly; where the socket does not take the last bytes in time, cut it."""
         if self._reason is None:
             self._note(reason)
+            if self.route.settings.queue is not None:
+                self.outlet.drop()  # it goes back to the queue
             if self._subscription is None:  # still waiting for its binding: nothing has been sent
                 self.turn_away(reason)
             else:

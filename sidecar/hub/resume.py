@@ -66,6 +66,8 @@ class Resume:
         self._lenient = place is None
         """Whether it had nothing of this stream yet: whatever comes first, nothing was cut off before it."""
         self._proven = proven
+        self._told = False
+        """Whether it was told that the stream was made anew, and has heard nothing since."""
         self._filters = subscription.wanted.filters
         """What the broker may be asked to hold others back for, while that helps."""
         self._had: Sequence[Delivery] = ()
@@ -87,7 +89,7 @@ class Resume:
         """Come closer by one way of going; returns whether nothing is left to do."""
         ring, offset = self._source.ring, self._place.offset
         if self._generation != self._source.generation:
-            self._recreated()
+            self._doubt()
         elif self._begin is not None:
             await self._read(self._begin)
         elif self._proven and self.covers():
@@ -109,10 +111,19 @@ class Resume:
         else:
             self._recreated()
 
+    def _doubt(self) -> None:
+        """The live reader has found the stream made anew; our place may be in the new one already."""
+        if self._place.offset >= 0:
+            self._generation, self._proven = self._source.generation, False
+        elif self._told:
+            self._generation = self._source.generation
+        else:
+            self._recreated()
+
     def _recreated(self) -> None:
         self._generation = self._source.generation
         self._place = Cursor(self._source.tag, -1, "")
-        self._lenient, self._proven, self._begin = True, False, None
+        self._lenient, self._proven, self._begin, self._told = True, False, None, True
         self._subscription.forget_past()
         self._subscriber.reset(ResetReason.RECREATED, str(self._place))
 
@@ -147,7 +158,7 @@ class Resume:
             if arrived:
                 await self._replay(read, arrived)
             else:
-                self._nothing_there(edge)
+                await self._nothing_there(edge)
 
     async def _replay(self, read: Reading, arrived: Sequence[Delivery]) -> None:
         count = len(arrived)
@@ -223,11 +234,13 @@ class Resume:
             await self._write(deliveries[len(closely) :] if self._proven else ())
         return len(closely) < len(deliveries)
 
-    def _nothing_there(self, edge: Cursor) -> None:
-        """No message came: none stands there, or the broker is slow."""
+    async def _nothing_there(self, edge: Cursor) -> None:
+        """No message came: none stands there, or the broker is slow, which is told from another that does come."""
         if self._begin is not None:  # none since then: what comes now comes after the edge we knew
             self._place, self._proven, self._lenient, self._begin = edge, True, False, None
         elif self._place.offset > self._source.ring.high:
+            with trio.fail_after(PATIENCE):
+                await oldest(self._source.broker, self._source.spec.name)
             self._recreated()
         else:
             raise trio.TooSlowError
@@ -248,6 +261,8 @@ class Resume:
         for begin in range(0, len(deliveries), PAGE):
             page = deliveries[begin : begin + PAGE]
             await self._subscriber.room()
+            if self._subscriber.ended or self._generation != self._source.generation:
+                return
             blocks = self._blocks(page)
             if blocks:
                 self._subscriber.replay(blocks)
@@ -270,7 +285,7 @@ class Resume:
     def _advance(self, had: Sequence[Delivery]) -> None:
         last, self._had = had[-1], had
         self._place = replace(self._place, offset=offset_of(last), check=check_of(last))
-        self._lenient = False
+        self._lenient = self._told = False
 
     # ------------------------------------------------------------------ the ring, as this subscriber's history
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 _OVERHEAD = 200  # bytes of a message object beside its body, roughly
+_DROPPED: Any = None
 
 
 class Ring(Generic[T]):
@@ -49,6 +50,7 @@ class Ring(Generic[T]):
         while len(self) > self._events or (self._size > self._bytes and len(self) > 1):
             self.low = self._offsets[self._first]
             self._size -= self._entries[self._first][1]
+            self._entries[self._first] = _DROPPED  # its place is closed up later, its memory is free now
             self._first += 1
         if self._first > 1024 and self._first * 2 > len(self._offsets):
             del self._offsets[: self._first], self._entries[: self._first]

@@ -36,7 +36,7 @@ class StreamSubscription(ReplaySubscription):
         self._selector: Index[bool] = index_for(source.type_of(wanted.exchange))
         for binding in wanted.bindings:
             self._selector.add(binding.key, binding.headers, True)
-        self._encoded: dict[int, bytes | None] = {}
+        self._encoded: dict[Cursor, bytes | None] = {}
         self._encoded_bytes = 0
 
     def greeting(self, start: Start) -> bytes:
@@ -67,23 +67,23 @@ class StreamSubscription(ReplaySubscription):
 
     def block(self, delivery: Delivery) -> bytes | None:
         """Return the block of a past message; None where it is not for this subscription."""
-        offset = offset_of(delivery)
-        if offset in self._encoded:
-            return self._encoded[offset]
+        place = Cursor(self.source.tag, offset_of(delivery), check_of(delivery))  # a stream made anew has other checks
+        if place in self._encoded:
+            return self._encoded[place]
         if len(self._encoded) >= ENCODED or self._encoded_bytes >= ENCODED_BYTES:
             self.forget_past()
-        block = self._encoded[offset] = self._encode_past(offset, delivery)
+        block = self._encoded[place] = self._encode_past(place, delivery)
         self._encoded_bytes += len(block or b"")
         return block
 
-    def _encode_past(self, offset: int, delivery: Delivery) -> bytes | None:
+    def _encode_past(self, place: Cursor, delivery: Delivery) -> bytes | None:
         if self.wanted.exchange not in (None, delivery.exchange):
             return None
         if self.wanted.filters and value_of(delivery) not in self.wanted.filters:
             return None
         if not self._selector.match(delivery.routing_key, lambda: delivery.properties.headers):
             return None
-        return encoded(self, delivery, str(Cursor(self.source.tag, offset, check_of(delivery))))
+        return encoded(self, delivery, str(place))
 
     def forget_past(self) -> None:
         """Let go of what was encoded; after the stream was made anew it stands for nothing."""

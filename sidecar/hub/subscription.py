@@ -107,6 +107,8 @@ class Subscription:
         self._lanes: dict[Hashable, Lane] = {}
         self._subscribers: dict[Subscriber, None] = {}
         self._leases = 0
+        self.over: CloseReason | None = None
+        """Why nothing will come any more; None while something may."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.metrics.path} {len(self._subscribers)} subscribers>"
@@ -157,6 +159,9 @@ class Subscription:
 
     def attach(self, subscriber: Subscriber) -> None:
         """Let a subscriber hear everything that is written from now on."""
+        if self.over is not None:
+            subscriber.end(self.over)
+            return
         self._subscribers[subscriber] = None
         outlet = subscriber.outlet
         lane = self._lanes.get(outlet.framing)
@@ -189,6 +194,7 @@ class Subscription:
             subscriber.reset(reason, place)
 
     def end(self, reason: CloseReason) -> None:
-        """End every subscriber's stream."""
+        """End every subscriber's stream, and of those who are on their way to the live edge when they come there."""
+        self.over = reason
         for subscriber in tuple(self._subscribers):
             subscriber.end(reason)

@@ -27,7 +27,7 @@ from sidecar.broker.port import Binding, BrokerAway, BrokerError, BrokerRefused,
 from sidecar.cursor import Cursor, check_of, offset_of, tag_of
 from sidecar.hub.batch import Batch
 from sidecar.hub.hearers import Hearers
-from sidecar.hub.reading import WINDOW, Reading, before_leap, reading
+from sidecar.hub.reading import HOLES, WINDOW, Reading, before_leap, reading
 from sidecar.hub.ring import Ring
 from sidecar.hub.source import Ground
 from sidecar.hub.subscription import Subscription, Wanted
@@ -199,6 +199,8 @@ class StreamSource:
                 await self._doubt()
 
     async def _begin(self) -> None:
+        self.ring = Ring(RING_EVENTS, RING_BYTES)  # what a beginning that broke took in does not join what comes now
+        self.cursor = Cursor(self.tag, -1, "")
         async with self._read("last") as read:
             await self._settle(read)
             self._ready.set()
@@ -286,7 +288,7 @@ class StreamSource:
         if self.cursor.offset < 0 and not self._anew:  # where it was not empty after all, something stands before this
             self.ring = Ring(RING_EVENTS, RING_BYTES, low=offset_of(deliveries[0]) - 1)
         for delivery in deliveries:
-            self.ring.append(offset_of(delivery), delivery, len(delivery.body))
+            self.ring.append(offset_of(delivery), delivery, _weight(delivery))
         last = deliveries[-1]
         self.cursor = Cursor(self.tag, offset_of(last), check_of(last))
         self._anew, self._failures = False, 0
@@ -350,9 +352,9 @@ class StreamSource:
     async def _fill_from(self, offset: int) -> None:
         generation, older, room = self.generation, list[Delivery](), self.ring.room[1]
         async with self._read(offset) as read:
-            while not older or offset_of(older[-1]) < self.ring.low:
+            while not older or offset_of(older[-1]) <= self.ring.low:  # and one more, to compare
                 arrived = await read.within(PATIENCE)
-                room -= sum(len(delivery.body) for delivery in arrived)
+                room -= sum(map(_weight, arrived))
                 if not arrived or room < 0 or (older and before_leap(offset_of(older[-1]), arrived) != arrived):
                     return  # the client's own reader finds out why, or deals with messages this large
                 older += arrived
@@ -362,11 +364,23 @@ class StreamSource:
 
     def _extend(self, offset: int, older: Sequence[Delivery]) -> None:
         first = offset_of(older[0])
-        if first > offset:
-            self.oldest = max(self.oldest, first)
-        if first <= self.ring.low <= offset_of(older[-1]):  # the ring may have moved on while the reader was closed
-            entries = [(offset_of(delivery), delivery, len(delivery.body)) for delivery in older]
+        if not self._joins(older):  # made anew, and the live reader has not noticed yet
+            return
+        if first > offset + HOLES:
+            self.oldest = max(self.oldest, min(first, self.ring.low + 1))  # memory may reach further back
+        if first <= self.ring.low < offset_of(older[-1]):  # the ring may have moved on while the reader was closed
+            entries = [(offset_of(delivery), delivery, _weight(delivery)) for delivery in older]
             self.ring.extend_left(entries, first - 1)
+
+    def _joins(self, older: Sequence[Delivery]) -> bool:
+        """Whether what was read is of the ring's own stream: what both have is the same."""
+        common = ((each, self.ring.at(offset_of(each))) for each in older if offset_of(each) > self.ring.low)
+        return all(own is None or check_of(own) == check_of(each) for each, own in common)
+
+
+def _weight(delivery: Delivery) -> int:
+    """Bytes that a message counts in memory, its headers included."""
+    return len(delivery.body) + len(delivery.raw_properties or repr(delivery.properties))
 
 
 def judge(last: Cursor, found: Delivery | None) -> ResetReason | None:
