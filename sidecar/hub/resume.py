@@ -68,6 +68,8 @@ class Resume:
         self._proven = proven
         self._told = False
         """Whether it was told that the stream was made anew, and has heard nothing since."""
+        self._ahead = False
+        """Whether it found that out by itself, and the live reader has not yet."""
         self._filters = subscription.wanted.filters
         """What the broker may be asked to hold others back for, while that helps."""
         self._had: Sequence[Delivery] = ()
@@ -100,6 +102,8 @@ class Resume:
         elif offset + 1 < self._source.oldest or (max(offset, 0) < self._source.oldest and not self._lenient):
             self._truncated()
         elif offset > ring.low or offset == ring.low == -1:
+            if self._proven:  # by the broker itself: the live reader is about to notice
+                raise trio.TooSlowError
             self._prove(ring.at(offset) if offset >= 0 else None)
         else:
             await self._go_back(offset + 1 if self._lenient else max(offset, 0))
@@ -113,14 +117,13 @@ class Resume:
 
     def _doubt(self) -> None:
         """The live reader has found the stream made anew; our place may be in the new one already."""
-        if self._place.offset >= 0:
-            self._generation, self._proven = self._source.generation, False
-        elif self._told:
-            self._generation = self._source.generation
-        else:
+        if not self._told and not self._ahead:
             self._recreated()
+        else:
+            self._generation, self._proven, self._ahead = self._source.generation, False, False
 
     def _recreated(self) -> None:
+        self._ahead = self._generation == self._source.generation
         self._generation = self._source.generation
         self._place = Cursor(self._source.tag, -1, "")
         self._lenient, self._proven, self._begin, self._told = True, False, None, True
@@ -290,9 +293,26 @@ class Resume:
     # ------------------------------------------------------------------ the ring, as this subscriber's history
 
     def covers(self) -> bool:
-        """Whether everything after the place is in the ring, and the stream still the same."""
+        """Whether everything after the place is in the ring, and both are of the same stream."""
         ring = self._source.ring
-        return ring.low <= self._place.offset <= ring.high and self._generation == self._source.generation
+        return (
+            ring.low <= self._place.offset <= ring.high
+            and self._generation == self._source.generation
+            and self._ring_has_place()
+        )
+
+    def _ring_has_place(self) -> bool:
+        """Whether the ring has the message that was had last, where there is one.
+
+        The stream may have been made anew, and the live reader not have noticed: what it has belongs to the old one.
+        """
+        place, cursor = self._place, self._source.cursor
+        if place.offset < 0 or not place.check:
+            return True
+        if place.offset == cursor.offset:
+            return place.check == cursor.check
+        found = self._source.ring.at(place.offset)
+        return found is not None and check_of(found) == place.check
 
     def page(self) -> Sequence[bytes] | None:
         """Return the next blocks after the place."""

@@ -243,6 +243,23 @@ async def test_a_slow_reader_of_the_old_hears_the_reset_before_the_new(
     assert words[at + 1 :] == [f"new {number}" for number in range(310)]
 
 
+async def test_memory_never_joins_two_streams(lab: Lab) -> None:
+    """Whoever comes back in the meantime has the new one's beginning, and memory the old one's end."""
+    ids = await published(lab, *(f"old {number}" for number in range(10)))
+    await lab.restart()
+    witness = await lab.listen("/all")
+    await lab.publish(*(f"old {number}" for number in range(10, 15)))  # memory begins after the first nine
+    await witness.response.until_events(5)
+    await lab.recreate("orders.events")
+    new = [f"new {number}" for number in range(12)]
+    await lab.publish(*new)
+    back = await lab.listen("/all", ids[2])
+    await witness.response.until(lambda response: "new 11" in response.data)
+    await lab.publish("end")
+    await back.response.until(lambda response: "end" in response.data)
+    assert heard(back) == [reset("recreated"), *new, "end"]
+
+
 # The end
 
 
