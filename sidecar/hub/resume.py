@@ -68,8 +68,6 @@ class Resume:
         self._proven = proven
         self._told = False
         """Whether it was told that the stream was made anew, and has heard nothing since."""
-        self._ahead = False
-        """Whether it found that out by itself, and the live reader has not yet."""
         self._filters = subscription.wanted.filters
         """What the broker may be asked to hold others back for, while that helps."""
         self._had: Sequence[Delivery] = ()
@@ -117,13 +115,12 @@ class Resume:
 
     def _doubt(self) -> None:
         """The live reader has found the stream made anew; our place may be in the new one already."""
-        if not self._told and not self._ahead:
-            self._recreated()
+        if self._place.offset >= 0 or self._told:
+            self._generation, self._proven = self._source.generation, False
         else:
-            self._generation, self._proven, self._ahead = self._source.generation, False, False
+            self._recreated()
 
     def _recreated(self) -> None:
-        self._ahead = self._generation == self._source.generation
         self._generation = self._source.generation
         self._place = Cursor(self._source.tag, -1, "")
         self._lenient, self._proven, self._begin, self._told = True, False, None, True

@@ -277,12 +277,13 @@ async def test_silence_is_not_believed(lab: Lab, deaf_after: int, monkeypatch: p
 
 def at_the_first_check(monkeypatch: pytest.MonkeyPatch, happening: Callable[[], Awaitable[None]]) -> list[int]:
     """Let something happen between a filtered reading's leap and the question whether it was a cut."""
-    oldest, asked = resume.oldest, list[int]()
+    oldest, asked, patience = resume.oldest, list[int](), resume.PATIENCE
     monkeypatch.setattr(resume, "PATIENCE", 60.0)  # it happens while the question is being asked
 
     async def after(broker: Broker, stream: str) -> int:
         if not asked:
             await happening()
+            monkeypatch.setattr(resume, "PATIENCE", patience)
         asked.append(await oldest(broker, stream))
         return asked[-1]
 
