@@ -228,9 +228,7 @@ class Resume:
         closely = before_leap(self._place.offset, deliveries)
         await self._write(closely)
         if len(closely) < len(deliveries):
-            with trio.fail_after(PATIENCE):
-                first = await oldest(self._source.broker, self._source.spec.name)
-            self._proven = first <= self._place.offset + 1 + HOLES
+            self._proven = await self._oldest() <= self._place.offset + 1 + HOLES
             await self._write(deliveries[len(closely) :] if self._proven else ())
         return len(closely) < len(deliveries)
 
@@ -239,11 +237,15 @@ class Resume:
         if self._begin is not None:  # none since then: what comes now comes after the edge we knew
             self._place, self._proven, self._lenient, self._begin = edge, True, False, None
         elif self._place.offset > self._source.ring.high:
-            with trio.fail_after(PATIENCE):
-                await oldest(self._source.broker, self._source.spec.name)
+            await self._oldest()
             self._recreated()
         else:
             raise trio.TooSlowError
+
+    async def _oldest(self) -> int:
+        """The offset of the stream's oldest message. Raises `BrokerError`, `trio.TooSlowError`."""
+        with trio.fail_after(PATIENCE):
+            return await oldest(self._source.broker, self._source.spec.name)
 
     def _judged(self, arrived: Sequence[Delivery]) -> Sequence[Delivery]:
         """Look at the first message; returns those that come after the place."""
@@ -303,13 +305,10 @@ class Resume:
 
         The stream may have been made anew, and the live reader not have noticed: what it has belongs to the old one.
         """
-        place, cursor = self._place, self._source.cursor
-        if place.offset < 0 or not place.check:
+        place = self._place
+        if place.offset < 0 or not place.check or place == self._source.cursor:
             return True
-        if place.offset == cursor.offset:
-            return place.check == cursor.check
-        found = self._source.ring.at(place.offset)
-        return found is not None and check_of(found) == place.check
+        return judge(place, self._source.ring.at(place.offset)) is None
 
     def page(self) -> Sequence[bytes] | None:
         """Return the next blocks after the place."""
