@@ -16,7 +16,7 @@ import itertools
 import math
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final
 
 import aiormq.exceptions
@@ -97,7 +97,6 @@ class RabbitMQ:
         self._readings: set[Consuming] = set()
         self._publisher: _Publisher | None = None
         self._links: Further | None = None
-        self._turns = itertools.cycle(self._urls)
 
     def __repr__(self) -> str:
         return f"<RabbitMQ {', '.join(map(place, self._urls))} {self._problem or 'connected'}>"
@@ -260,18 +259,17 @@ class RabbitMQ:
             raise BrokerAway(self._problem or "the broker is not connected")
         return link
 
-    async def _open_further(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop) -> Link:
+    async def _open_further(self, nursery: trio.Nursery, loop: asyncio.AbstractEventLoop, turns: Iterator[URL]) -> Link:
         """One more connection, to the next URL that answers. Raises `BrokerAway`."""
-        for left in reversed(range(len(self._urls))):
+        for url in itertools.islice(turns, len(self._urls)):
             try:
-                link = await self._open_beside(nursery, loop, next(self._turns))
-            except BrokerAway:
-                if not left:
-                    raise
+                link = await self._open_beside(nursery, loop, url)
+            except BrokerAway as error:
+                problem = error
             else:
                 nursery.start_soon(self._end_with, link)
                 return link
-        raise AssertionError("there is a URL")
+        raise problem
 
     async def _end_with(self, link: Link) -> None:
         """End what is read on a further connection together with it."""
@@ -284,7 +282,9 @@ class RabbitMQ:
         """Make every tap stand, then be connected."""
         self._nursery, self._link = nursery, link
         self._publisher = _Publisher(lambda: self._open_beside(nursery, loop, url))
-        self._links = Further(link, lambda: self._open_further(nursery, loop))
+        after = self._urls.index(url) + 1
+        turns = itertools.cycle(self._urls[after:] + self._urls[:after])
+        self._links = Further(link, lambda: self._open_further(nursery, loop, turns))
         for tap in tuple(self._taps):
             await self._restore(tap, link)
         self._problem = None
