@@ -61,7 +61,10 @@ async def test_consumers_cancelled_where_no_channel_is_left(narrow_url: str) -> 
                 await sink.until_ended()
 
 
-def at_the_next_opening(monkeypatch: pytest.MonkeyPatch, then: Callable[[Any], Awaitable[None]]) -> None:
+Happening = Callable[[Any], Awaitable[None]]
+
+
+def at_the_next_opening(monkeypatch: pytest.MonkeyPatch, then: Happening) -> None:
     """Do something once, in between a tap's last binding and its standing."""
     bind_all, done = taps.RabbitTap._bind_all, list[bool]()
 
@@ -74,46 +77,40 @@ def at_the_next_opening(monkeypatch: pytest.MonkeyPatch, then: Callable[[Any], A
     monkeypatch.setattr(taps.RabbitTap, "_bind_all", bind_all_and_then)
 
 
-async def test_a_queue_deleted_while_its_tap_is_opened_again(
-    rabbitmq: RabbitNode, vhost_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with connected(vhost_url) as broker:
+async def hears_again(rabbitmq: RabbitNode, url: str, monkeypatch: pytest.MonkeyPatch, happening: Happening) -> None:
+    """Delete a tap's queue; whatever happens while it is opened again, it hears in the end, on the same connection."""
+    async with connected(url) as broker:
         sink = Recorder()
         tap = await broker.tap(TOPIC, sink)
         await tap.bind(Binding("a"))
-
-        async def delete(tap: taps.RabbitTap) -> None:
-            command = ("eval", delete_queue(vhost_url, tap._queue))
-            await asyncio.get_running_loop().run_in_executor(None, rabbitmq.control, *command)
-            await asyncio.sleep(0.2)  # for the consumer's cancellation
-
-        at_the_next_opening(monkeypatch, delete)
-        await trio.to_thread.run_sync(rabbitmq.control, "eval", delete_queue(vhost_url, tap._queue))
+        at_the_next_opening(monkeypatch, happening)
+        await trio.to_thread.run_sync(rabbitmq.control, "eval", delete_queue(url, tap._queue))
         await sink.until_event("lost", "restored")
         await broker.publish("orders", "a", b"")
         await sink.until_key("a")
         assert broker.said == []
+
+
+async def test_a_queue_deleted_while_its_tap_is_opened_again(
+    rabbitmq: RabbitNode, vhost_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def delete(tap: Any) -> None:
+        command = ("eval", delete_queue(vhost_url, tap._queue))
+        await asyncio.get_running_loop().run_in_executor(None, rabbitmq.control, *command)
+        await asyncio.sleep(0.2)  # for the consumer's cancellation
+
+    await hears_again(rabbitmq, vhost_url, monkeypatch, delete)
 
 
 async def test_a_tap_that_could_not_be_opened_again_at_once(
     rabbitmq: RabbitNode, vhost_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with connected(vhost_url) as broker:
-        sink = Recorder()
-        tap = await broker.tap(TOPIC, sink)
-        await tap.bind(Binding("a"))
+    async def lose_the_channel(tap: Any) -> None:
+        await tap._consuming.basic_ack(999)  # an unknown tag: RabbitMQ closes the channel
+        while not tap._consuming.is_closed:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
-        async def lose_the_channel(tap: Any) -> None:
-            await tap._consuming.basic_ack(999)  # an unknown tag: RabbitMQ closes the channel
-            while not tap._consuming.is_closed:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-
-        at_the_next_opening(monkeypatch, lose_the_channel)
-        await trio.to_thread.run_sync(rabbitmq.control, "eval", delete_queue(vhost_url, tap._queue))
-        await sink.until_event("lost", "restored")
-        await broker.publish("orders", "a", b"")
-        await sink.until_key("a")
-        assert broker.said == []
+    await hears_again(rabbitmq, vhost_url, monkeypatch, lose_the_channel)
 
 
 async def test_the_next_url_where_the_first_only_seems_to_serve(
